@@ -1,0 +1,1 @@
+"""Values, errors, formulas and Protocols."""

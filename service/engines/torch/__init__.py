@@ -1,0 +1,1 @@
+"""The torch engine, which lives in its own host process."""

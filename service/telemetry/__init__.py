@@ -1,0 +1,1 @@
+"""What is observed about the service itself."""
