@@ -85,7 +85,7 @@ class ModelSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`model`: the template that ships with the tokenizer; `none`: a base model, no chat."""
     variants: dict[ModelId, Variant] = {}
     architecture: dict[str, Any] = {}
-    """The numbers of the published `config.json` that the footprint needs, `model_type` included."""
+    """The numbers of the published `config.json` that the footprint needs, with `model_type`."""
     architecture_source: str = ""
     """Where those numbers were read."""
     architecture_verified: bool = True

@@ -1,0 +1,114 @@
+"""Everything that can go wrong, in one tree.
+
+    TriptychError
+    ├── InvalidRequest            the request itself is wrong; nothing was started
+    │   ├── UnsupportedField      a known field that is not supported here, refused by name
+    │   └── ContextOverflow       prompt and answer do not fit the model's context
+    ├── NotFound                  no such record, route or page
+    │   └── ModelNotFound         no such model, variant or route
+    ├── Unavailable               try again later
+    │   ├── Overloaded            the queue is full
+    │   ├── ModelNotReady         the model could not be loaded, or its files are not here
+    │   ├── Draining              the service is shutting down
+    │   └── EngineFailed          the engine died or failed while it held the request
+    └── ConfigError               settings or catalogue are wrong: names file, key and fix
+
+`code` is stable and machine-readable; `service.api.errors` maps classes to HTTP statuses.
+Errors of other libraries are turned into these where they enter.
+"""
+
+from typing import ClassVar
+
+
+class TriptychError(Exception):
+    """Root of the tree. `str(error)` is safe to show to a client."""
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.param = param
+        """The request field at fault."""
+        self.retry_after_s = retry_after_s
+        """When it is worth trying again, in seconds."""
+
+
+class InvalidRequest(TriptychError):
+    """The request itself is wrong."""
+
+    code = "invalid_request"
+
+
+class UnsupportedField(InvalidRequest):
+    """A known field that is not supported here."""
+
+    code = "unsupported_parameter"
+
+
+class ContextOverflow(InvalidRequest):
+    """Prompt and answer do not fit the model's context."""
+
+    code = "context_length_exceeded"
+
+    @classmethod
+    def of(
+        cls, *, context_tokens: int, prompt_tokens: int, max_tokens: int = 0
+    ) -> "ContextOverflow":
+        """Word it as OpenAI does, since clients match the text."""
+        asked = f"{prompt_tokens + max_tokens} tokens ({prompt_tokens} in the messages"
+        asked += f", {max_tokens} in the completion)" if max_tokens else ")"
+        return cls(
+            f"This model's maximum context length is {context_tokens} tokens. However, you "
+            f"requested {asked}. Please reduce the length of the messages or completion.",
+            param="messages",
+        )
+
+
+class NotFound(TriptychError):
+    """No such thing."""
+
+    code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    """No such model, variant or route."""
+
+    code = "model_not_found"
+
+
+class Unavailable(TriptychError):
+    """Try again later."""
+
+    code = "unavailable"
+
+
+class Overloaded(Unavailable):
+    """The queue is full."""
+
+    code = "overloaded"
+
+
+class ModelNotReady(Unavailable):
+    """The model could not be loaded, or its files are not on this machine."""
+
+    code = "model_not_ready"
+
+
+class Draining(Unavailable):
+    """The service is shutting down."""
+
+    code = "draining"
+
+
+class EngineFailed(Unavailable):
+    """The engine died or failed while it held the request."""
+
+    code = "engine_failed"
+
+
+class ConfigError(TriptychError):
+    """Settings or catalogue are wrong; the message names file, key and fix."""
+
+    code = "config_error"

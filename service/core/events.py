@@ -1,0 +1,114 @@
+"""What an engine yields while it answers: raw stamps (ns, CLOCK_MONOTONIC), counts and bytes."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+FinishReason = Literal["stop", "length"]
+
+
+class StateBytes(Struct, frozen=True, kw_only=True):
+    """Bytes of one request's state, read off the cache tensors; None where unknown."""
+
+    attention_kv_bytes: int | None = None
+    """Keys and values of full-attention layers at the final length."""
+    window_kv_bytes: int | None = None
+    """Keys and values of sliding-window layers."""
+    ssm_state_bytes: int | None = None
+    """Recurrent state, constant in length."""
+    conv_state_bytes: int | None = None
+    """Convolution state, constant in length."""
+    snapshot_bytes: int | None = None
+    """Prefix snapshots that this request made."""
+    reserved_bytes: int | None = None
+    """What its slot reserves: never less than the sum of the live bytes."""
+
+
+class ModelBuild(Struct, frozen=True, kw_only=True):
+    """What exactly answered: comparisons over time are void without it."""
+
+    weights_sha256: str | None
+    dtype: str
+    quantization: str | None
+    engine: str
+    engine_version: str
+    """Engine and its libraries, e.g. `torch 2.13.0+cpu, transformers 5.23.0`."""
+    device: str
+    kernel_path: str
+    """Which kernels ran, e.g. `transformers-eager`."""
+
+
+class ModelMemory(Struct, frozen=True, kw_only=True):
+    """Bytes that one loaded model holds; None where unknown."""
+
+    weights_bytes: int | None = None
+    """Parameters and buffers, shared storage once."""
+    slots_bytes: int | None = None
+    """Everything reserved for requests' state."""
+    slots_total: int | None = None
+    slots_used: int | None = None
+    workspace_bytes: int | None = None
+
+
+class TokenAlternative(Struct, frozen=True):
+    """One candidate for a position."""
+
+    token_id: int
+    text: str
+    logprob: float
+
+
+class TokenLogprob(Struct, frozen=True, kw_only=True):
+    """The chosen token's log-probability (natural log) before penalties and temperature."""
+
+    token_id: int
+    text: str
+    logprob: float | None
+    """None for the first prompt token, which nothing predicts."""
+    top: tuple[TokenAlternative, ...] = ()
+    """Most likely first."""
+
+
+class Started(Struct, frozen=True, kw_only=True, tag="started"):
+    """The first prefill step begins."""
+
+    queued_ns: int
+    scheduled_ns: int
+    prompt_tokens: int
+    cached_tokens: int | None = None
+    prompt_token_ids: tuple[int, ...] | None = None
+    prompt_text: str | None = None
+    """Only with `echo`."""
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    """Only with `echo` and logprobs; then `Started` comes after the prefill."""
+
+
+class Delta(Struct, frozen=True, kw_only=True, tag="delta"):
+    """Newly sampled tokens and the text that they complete (it may lag behind, and be empty)."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    at_ns: int
+    """When the last of these tokens was sampled."""
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+class Finished(Struct, frozen=True, kw_only=True, tag="finished"):
+    """The last event of every answer that was not cancelled and did not fail."""
+
+    reason: FinishReason
+    text: str = ""
+    """Text that was held back for a stop string and is now certain."""
+    prompt_tokens: int
+    completion_tokens: int
+    first_ns: int | None
+    """None if no token was sampled."""
+    last_ns: int | None
+    state: StateBytes
+    workspace_peak_bytes: int | None = None
+    co_scheduled: int | None = None
+    """Largest number of other requests that shared a step with this one."""
+    build: ModelBuild
+
+
+EngineEvent = Started | Delta | Finished

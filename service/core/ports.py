@@ -1,0 +1,122 @@
+"""The seams: small Protocols, each with an implementation that ships as its fake."""
+
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+from msgspec import Struct
+
+from model_registry.spec import Family, ResolvedModel
+from service.core.chat import ChatRequest, Prompt
+from service.core.events import EngineEvent, ModelMemory
+from service.core.record import RequestRecord, Status
+
+
+class Engine(Protocol):
+    """One loaded model. Turns a request into events; closing the stream cancels it."""
+
+    model: ResolvedModel
+
+    async def start(self) -> None:
+        """Load the model. Raises ModelNotReady with the reason."""
+
+    def generate(self, request: ChatRequest) -> AsyncGenerator[EngineEvent]:
+        """Yield Started, Deltas and Finished, or raise a TriptychError.
+
+        Closing the generator cancels the request and frees its state.
+        """
+
+    def memory(self) -> ModelMemory:
+        """Bytes held now."""
+
+    async def aclose(self) -> None:
+        """Unload the model; running requests fail."""
+
+
+class TokenizerInfo(Struct, frozen=True, kw_only=True):
+    """What evaluation harnesses ask a server about its tokenizer."""
+
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
+    chat_template: str | None
+
+
+@runtime_checkable
+class Tokenizing(Protocol):
+    """An engine that can show its tokenizer."""
+
+    async def tokenize(self, prompt: Prompt, *, add_special_tokens: bool) -> tuple[int, ...]:
+        """Token ids of a prompt."""
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids."""
+
+    async def tokenizer_info(self) -> TokenizerInfo:
+        """Special tokens and chat template."""
+
+
+class RecordFilter(Struct, frozen=True, kw_only=True):
+    """Which records; None does not restrict."""
+
+    model: str | None = None
+    family: Family | None = None
+    status: Status | None = None
+    endpoint: str | None = None
+    requested_model: str | None = None
+    comparison_id: str | None = None
+    since_ns: int | None = None
+    """Wall clock, inclusive."""
+    until_ns: int | None = None
+    """Wall clock, exclusive."""
+
+
+class RecordPage(Struct, frozen=True, kw_only=True):
+    """A page of records, newest first."""
+
+    records: tuple[RequestRecord, ...]
+    next_cursor: str | None
+
+
+class RecordStore(Protocol):
+    """Where records are kept. Blocking: called from threads of its callers."""
+
+    def write(self, records: Sequence[RequestRecord]) -> None:
+        """Insert or, by `request_id`, replace in one transaction.
+
+        A `final` record is never replaced by an `accepted` one.
+        """
+
+    def get(self, request_id: str) -> RequestRecord | None:
+        """One record."""
+
+    def page(self, where: RecordFilter, *, limit: int, cursor: str | None) -> RecordPage:
+        """A page, newest first. Raises InvalidRequest for a cursor that is not one of ours."""
+
+    def iterate(self, where: RecordFilter) -> Iterator[RequestRecord]:
+        """All matching records, oldest first, without holding them in memory."""
+
+    def interrupt_orphans(self) -> int:
+        """Turn rows that never became final into `interrupted`; how many there were."""
+
+    def close(self) -> None:
+        """Release files and connections."""
+
+
+class RecordSink(Protocol):
+    """Takes records from the request path without ever blocking it."""
+
+    def submit(self, record: RequestRecord) -> None:
+        """Queue a record; synchronous, so that a cancelled task cannot lose it."""
+
+    async def flushed(self) -> None:
+        """Return once everything submitted before this call is on disk."""
+
+
+class RequestObserver(Protocol):
+    """Is told of every request's beginning and end: gauges, counters, traces."""
+
+    def started(self, record: RequestRecord) -> None:
+        """A request was accepted."""
+
+    def finished(self, record: RequestRecord) -> None:
+        """Its final record was made."""

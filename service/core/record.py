@@ -1,0 +1,73 @@
+"""The record that every accepted request leaves: exactly one, whatever ends it."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from model_registry.spec import Family
+from service.core.events import ModelBuild, StateBytes
+
+Phase = Literal["accepted", "final"]
+Status = Literal["running", "ok", "cancelled", "failed", "refused", "interrupted"]
+
+
+class RequestRecord(Struct, frozen=True, kw_only=True):
+    """One row. Times are nanoseconds of CLOCK_MONOTONIC; unknown is None.
+
+    Written as `accepted` (status `running`) before the first byte and replaced by `final` after the
+    last; an `accepted` row that a dead service left behind becomes `interrupted` at the next start.
+    """
+
+    request_id: str
+    phase: Phase
+    status: Status
+    endpoint: str
+    stream: bool
+    requested_model: str
+    model: str | None = None
+    """Base id of the model that served it; None if none was reached."""
+    variant: str | None = None
+    family: Family | None = None
+    route: str | None = None
+    """Route policy: `direct`, `weighted` or `fallback`."""
+    route_reason: str | None = None
+    finish_reason: str | None = None
+    error_code: str | None = None
+    client_request_id: str | None = None
+    comparison_id: str | None = None
+    arm: int | None = None
+    cold: bool = False
+    """True if the request waited for its model to load: left out of paired tests."""
+    verified: bool | None = None
+    """Whether the model passed the conformance probe when it was loaded."""
+
+    accepted_at_ns: int
+    """Wall clock, nanoseconds since the epoch: a label only."""
+    accepted_ns: int
+    queued_ns: int | None = None
+    scheduled_ns: int | None = None
+    first_ns: int | None = None
+    last_ns: int | None = None
+    closed_ns: int | None = None
+    load_ns: int | None = None
+    """How long the request waited for its model to load."""
+    itl_p50_ns: int | None = None
+    itl_p95_ns: int | None = None
+    itl_p99_ns: int | None = None
+    itl_max_ns: int | None = None
+
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None
+    completion_bytes: int | None = None
+    """UTF-8 bytes of the answer's text."""
+    state: StateBytes = StateBytes()
+    workspace_peak_bytes: int | None = None
+    co_scheduled: int | None = None
+    build: ModelBuild | None = None
+
+    sampling: dict[str, object] | None = None
+    """The sampling parameters that differ from their defaults."""
+    prompt_content: str | None = None
+    """Only where storing contents is switched on."""
+    completion_content: str | None = None

@@ -1,0 +1,197 @@
+"""What the service and the torch host say to each other: msgpack frames over a UNIX socket.
+
+A frame is a 4-byte big-endian length and one msgpack value of `ToHost` or `FromHost`.
+This module is imported by both sides and knows no torch.
+"""
+
+import struct
+
+import msgspec
+from msgspec import Struct
+
+from model_registry.spec import ResolvedModel
+from service.core.chat import ChatRequest, Prompt
+from service.core.events import EngineEvent, ModelBuild, ModelMemory
+from service.core.ports import TokenizerInfo
+
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+_LENGTH = struct.Struct(">I")
+
+
+class LoadModel(Struct, frozen=True, kw_only=True, tag="load"):
+    """Load a model; answered by LoadProgress, then Loaded or LoadFailed."""
+
+    model: ResolvedModel
+    slots: int
+    """How many requests may be live at once."""
+    prefill_chunk_tokens: int
+
+
+class UnloadModel(Struct, frozen=True, tag="unload"):
+    """Fail the model's requests and free its memory; answered by Unloaded."""
+
+    model_id: str
+
+
+class Generate(Struct, frozen=True, tag="generate"):
+    """Answer a request; `request.model` is the id of a loaded model."""
+
+    request: ChatRequest
+    queued_ns: int
+
+
+class Cancel(Struct, frozen=True, tag="cancel"):
+    """Stop a request and free its slot; nothing answers."""
+
+    request_id: str
+
+
+class Tokenize(Struct, frozen=True, tag="tokenize"):
+    """Answered by TokenIds or CallFailed."""
+
+    call_id: int
+    model_id: str
+    prompt: Prompt
+    add_special_tokens: bool
+
+
+class Detokenize(Struct, frozen=True, tag="detokenize"):
+    """Answered by Text or CallFailed."""
+
+    call_id: int
+    model_id: str
+    token_ids: tuple[int, ...]
+
+
+class DescribeTokenizer(Struct, frozen=True, tag="describe_tokenizer"):
+    """Answered by Tokenizer or CallFailed."""
+
+    call_id: int
+    model_id: str
+
+
+ToHost = LoadModel | UnloadModel | Generate | Cancel | Tokenize | Detokenize | DescribeTokenizer
+
+
+class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
+    """The host's first frame."""
+
+    engine_version: str
+    device: str
+    threads: int
+
+
+class LoadProgress(Struct, frozen=True, kw_only=True, tag="load_progress"):
+    """How far a load has come."""
+
+    model_id: str
+    stage: str
+    """`tokenizer`, `weights`, `slots`."""
+    done_bytes: int | None = None
+    total_bytes: int | None = None
+
+
+class Loaded(Struct, frozen=True, kw_only=True, tag="loaded"):
+    """The model is ready to be asked."""
+
+    model_id: str
+    build: ModelBuild
+    memory: ModelMemory
+    context_tokens: int
+    vocabulary_tokens: int
+
+
+class LoadFailed(Struct, frozen=True, tag="load_failed"):
+    """The model cannot be loaded; the message names the reason and the fix."""
+
+    model_id: str
+    message: str
+
+
+class Unloaded(Struct, frozen=True, tag="unloaded"):
+    """The model's memory is free."""
+
+    model_id: str
+
+
+class Events(Struct, frozen=True, tag="events"):
+    """Everything that one step produced, for all requests: `(request_id, event)`."""
+
+    items: tuple[tuple[str, EngineEvent], ...]
+
+
+class RequestFailed(Struct, frozen=True, kw_only=True, tag="request_failed"):
+    """A request ends with an error; `code` is one of `service.core.errors`."""
+
+    request_id: str
+    code: str
+    message: str
+    param: str | None = None
+
+
+class MemoryReport(Struct, frozen=True, tag="memory"):
+    """A model's memory now; sent when it changes, a few times a second at most."""
+
+    model_id: str
+    memory: ModelMemory
+
+
+class TokenIds(Struct, frozen=True, tag="token_ids"):
+    """Answers Tokenize."""
+
+    call_id: int
+    token_ids: tuple[int, ...]
+
+
+class Text(Struct, frozen=True, tag="text_reply"):
+    """Answers Detokenize."""
+
+    call_id: int
+    text: str
+
+
+class Tokenizer(Struct, frozen=True, tag="tokenizer"):
+    """Answers DescribeTokenizer."""
+
+    call_id: int
+    info: TokenizerInfo
+
+
+class CallFailed(Struct, frozen=True, tag="call_failed"):
+    """A call ends with an error; `code` is one of `service.core.errors`."""
+
+    call_id: int
+    code: str
+    message: str
+
+
+FromHost = (
+    Hello
+    | LoadProgress
+    | Loaded
+    | LoadFailed
+    | Unloaded
+    | Events
+    | RequestFailed
+    | MemoryReport
+    | TokenIds
+    | Text
+    | Tokenizer
+    | CallFailed
+)
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def frame(message: ToHost | FromHost) -> bytes:
+    """One message as a frame."""
+    body = _encoder.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+def frame_length(header: bytes) -> int:
+    """Length of the body that a 4-byte header announces. Raises ValueError beyond the limit."""
+    (length,) = _LENGTH.unpack(header)
+    if length > MAX_FRAME_BYTES:
+        raise ValueError(f"a frame of {length} bytes exceeds {MAX_FRAME_BYTES}")
+    return int(length)

@@ -1,0 +1,68 @@
+"""Every setting, read once: decoded strictly from TOML, then overridden by options, then frozen."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from service.core.errors import ConfigError
+from service.core.routing import Route, RouteId
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be set; the keys of the TOML file given with `--config`."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    """Port to listen on; 0 picks a free one."""
+    data_dir: str = "data"
+    """Folder for records, pulled models and the host's socket; created if missing."""
+    models: tuple[str, ...] = ()
+    """Folders with catalogue files of your own, beside the shipped catalogue."""
+    preload: tuple[str, ...] = ("reference-transformer", "reference-ssm", "reference-hybrid")
+    """Models to load at start; all others load at their first request."""
+    slots: Annotated[int, Meta(ge=1, le=1024)] = 32
+    """Requests that one model answers at once."""
+    max_queued_requests: Annotated[int, Meta(ge=0)] = 256
+    """Requests that may wait or run for one model before new ones get 503."""
+    prefill_chunk_tokens: Annotated[int, Meta(ge=1)] = 256
+    """Longest piece of a prompt that is prefilled between two decode steps."""
+    max_body_bytes: Annotated[int, Meta(ge=1024)] = 1_048_576
+    """Largest request body."""
+    max_answer_tokens: Annotated[int, Meta(ge=1)] = 4096
+    """Largest `max_tokens`, and the default where a request names none."""
+    keepalive_s: Annotated[float, Meta(gt=0)] = 10.0
+    """Longest silence of a stream, in seconds, before a comment line is sent."""
+    drain_s: Annotated[float, Meta(ge=0)] = 30.0
+    """How long a shutdown waits for running requests, in seconds."""
+    always_include_usage: bool = False
+    """Send a usage chunk in every stream, asked for or not."""
+    store_content: Literal["none", "full"] = "none"
+    """Whether prompts and answers are stored with the records."""
+    torch_threads: Annotated[int, Meta(ge=0)] = 0
+    """Threads of the torch host; 0 lets it choose."""
+    probe: bool = True
+    """Ask a model a few greedy prompts when it is loaded; if it fails, mark it unverified."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    routes: dict[RouteId, Route] = {}
+    """Model ids that name several arms."""
+
+
+def load_settings(path: Path | None, overrides: dict[str, Any]) -> Settings:
+    """Settings from a TOML file and options that override it. Raises ConfigError naming the key."""
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+    values |= overrides
+    try:
+        return msgspec.convert(values, Settings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path or 'options'}: {error}; see `triptych serve --help`") from error
