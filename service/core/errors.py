@@ -10,6 +10,7 @@
     │   ├── Overloaded            the queue is full
     │   ├── ModelNotReady         the model could not be loaded, or its files are not here
     │   ├── Draining              the service is shutting down
+    │   ├── StoreUnavailable      records cannot be written or read: disk full, locked, gone
     │   └── EngineFailed          the engine died or failed while it held the request
     └── ConfigError               settings or catalogue are wrong: names file, key and fix
 
@@ -100,6 +101,12 @@ class Draining(Unavailable):
     """The service is shutting down."""
 
     code = "draining"
+
+
+class StoreUnavailable(Unavailable):
+    """Records cannot be written or read."""
+
+    code = "store_unavailable"
 
 
 class EngineFailed(Unavailable):
