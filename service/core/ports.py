@@ -55,6 +55,31 @@ class Tokenizing(Protocol):
         """Special tokens and chat template."""
 
 
+class LoadProgress(Struct, frozen=True, kw_only=True):
+    """How far a load has come; a count is None where unknown."""
+
+    stage: str
+    """`tokenizer`, `weights`, `slots`."""
+    done_bytes: int | None = None
+    total_bytes: int | None = None
+
+
+@runtime_checkable
+class LoadReporting(Protocol):
+    """An engine that can say how far its `start` has come."""
+
+    def load_progress(self) -> LoadProgress | None:
+        """How far, None before the first report and after the last."""
+
+
+@runtime_checkable
+class Supervised(Protocol):
+    """An engine whose process can die and come back while the model stays open."""
+
+    def trouble(self) -> str | None:
+        """Why it cannot answer now, in words safe to show; None if it can."""
+
+
 class RecordFilter(Struct, frozen=True, kw_only=True):
     """Which records; None does not restrict."""
 
