@@ -1,0 +1,26 @@
+"""Identifiers that the service makes itself: a caller's own id is a label, never a key."""
+
+import secrets
+import time
+from uuid import UUID
+
+
+def uuid7() -> UUID:
+    """A UUID whose first 48 bits are the time in ms, so that ids sort by age.
+
+    Ref: RFC 9562, section 5.7.
+    """
+    milliseconds = time.time_ns() // 1_000_000
+    random_bits = secrets.randbits(74)
+    high, low = random_bits >> 62, random_bits & ((1 << 62) - 1)
+    return UUID(int=milliseconds << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low)
+
+
+def new_request_id() -> str:
+    """`req-` and a UUIDv7."""
+    return f"req-{uuid7()}"
+
+
+def new_comparison_id() -> str:
+    """`cmp-` and a UUIDv7."""
+    return f"cmp-{uuid7()}"
