@@ -1,0 +1,73 @@
+"""Records in memory: for tests, and for a service that shall leave nothing on disk."""
+
+import threading
+from collections.abc import Iterator, Sequence
+
+from msgspec import structs
+
+from service.core.ports import RecordFilter, RecordPage
+from service.core.record import RequestRecord
+from service.storage import cursor as cursors
+from service.storage.cursor import Position
+
+
+class MemoryRecordStore:
+    """Records in a dict; gone with the process. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, RequestRecord] = {}
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<MemoryRecordStore [{len(self._records)} records]>"
+
+    def write(self, records: Sequence[RequestRecord]) -> None:
+        """Insert or replace by `request_id`; a `final` record stays."""
+        with self._lock:
+            for record in records:
+                older = self._records.get(record.request_id)
+                if older is None or older.phase == "accepted" or record.phase == "final":
+                    self._records[record.request_id] = record
+
+    def get(self, request_id: str) -> RequestRecord | None:
+        """One record; None if there is none of that id."""
+        return self._records.get(request_id)
+
+    def page(self, where: RecordFilter, *, limit: int, cursor: str | None) -> RecordPage:
+        """A page, newest first. Raises InvalidRequest for a cursor that is not one of ours."""
+        found = self._matching(where)[::-1]
+        if cursor is not None:
+            end = cursors.decode(cursor)
+            found = [record for record in found if Position.of(record) < end]
+        return cursors.page(found, limit)
+
+    def iterate(self, where: RecordFilter) -> Iterator[RequestRecord]:
+        """All records that match now, oldest first."""
+        yield from self._matching(where)
+
+    def interrupt_orphans(self) -> int:
+        """Turn records that never became final into `interrupted`; how many there were."""
+        with self._lock:
+            orphans = [one for one in self._records.values() if one.phase == "accepted"]
+            for orphan in orphans:
+                self._records[orphan.request_id] = structs.replace(
+                    orphan, phase="final", status="interrupted"
+                )
+            return len(orphans)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def _matching(self, where: RecordFilter) -> list[RequestRecord]:
+        with self._lock:
+            found = [record for record in self._records.values() if _matches(record, where)]
+        return sorted(found, key=Position.of)
+
+
+def _matches(record: RequestRecord, where: RecordFilter) -> bool:
+    equal = ("model", "family", "status", "endpoint", "requested_model", "comparison_id")
+    return (
+        all(getattr(where, name) in (None, getattr(record, name)) for name in equal)
+        and (where.since_ns is None or record.accepted_at_ns >= where.since_ns)
+        and (where.until_ns is None or record.accepted_at_ns < where.until_ns)
+    )

@@ -1,0 +1,91 @@
+"""Records as rows and back: columns are named as fields, who answered is a row of its own."""
+
+import hashlib
+from typing import Any
+
+import msgspec
+from msgspec import Struct, structs
+from sqlalchemy import RowMapping
+
+from model_registry.spec import Family
+from service.core.events import ModelBuild, StateBytes
+from service.core.record import RequestRecord
+from service.storage.tables import request_record
+
+
+class Served(Struct, frozen=True, kw_only=True):
+    """Who answered: what one row of `model_build` says."""
+
+    model: str | None
+    variant: str | None
+    family: Family | None
+    build: ModelBuild | None
+
+
+_NOBODY = Served(model=None, variant=None, family=None, build=None)
+_STATE = StateBytes.__struct_fields__
+_BUILD = ModelBuild.__struct_fields__
+_ELSEWHERE = {*Served.__struct_fields__, "state", "prompt_content", "completion_content"}
+_SCALARS = tuple(name for name in RequestRecord.__struct_fields__ if name not in _ELSEWHERE)
+
+#: What `to_record` reads of `request_record`.
+RECORD_COLUMNS = [request_record.c[name] for name in (*_SCALARS, *_STATE, "model_build_id")]
+
+
+def served(record: RequestRecord) -> Served | None:
+    """Who answered; None if no model was reached."""
+    who = Served(
+        model=record.model, variant=record.variant, family=record.family, build=record.build
+    )
+    return None if who == _NOBODY else who
+
+
+def content_sha256(who: Served) -> str:
+    """The key under which equal builds are one row."""
+    return hashlib.sha256(msgspec.json.encode(who)).hexdigest()
+
+
+def to_build_row(who: Served) -> dict[str, Any]:
+    """Values of a `model_build` row, without its id."""
+    build = structs.asdict(who.build) if who.build else dict.fromkeys(_BUILD)
+    return {
+        "content_sha256": content_sha256(who),
+        "model": who.model,
+        "variant": who.variant,
+        "family": who.family,
+        **build,
+    }
+
+
+def to_served(row: RowMapping) -> Served:
+    """Who a `model_build` row names."""
+    loaded = row["dtype"] is not None
+    return Served(
+        model=row["model"],
+        variant=row["variant"],
+        family=row["family"],
+        build=ModelBuild(**{name: row[name] for name in _BUILD}) if loaded else None,
+    )
+
+
+def to_row(record: RequestRecord, model_build_id: int | None) -> dict[str, Any]:
+    """Values of a `request_record` row."""
+    row = {name: getattr(record, name) for name in _SCALARS}
+    row.update(structs.asdict(record.state))
+    row["model_build_id"] = model_build_id
+    return row
+
+
+def to_record(row: RowMapping, who: Served | None) -> RequestRecord:
+    """The record of a row of `RECORD_COLUMNS` with the columns of `request_content`."""
+    answered = who or _NOBODY
+    return RequestRecord(
+        model=answered.model,
+        variant=answered.variant,
+        family=answered.family,
+        build=answered.build,
+        state=StateBytes(**{name: row[name] for name in _STATE}),
+        prompt_content=row["prompt"],
+        completion_content=row["completion"],
+        **{name: row[name] for name in _SCALARS},
+    )

@@ -1,0 +1,285 @@
+"""Records in a SQL database: SQLite embedded by default, PostgreSQL by its URL."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Dialect,
+    Select,
+    Table,
+    Text,
+    bindparam,
+    create_engine,
+    delete,
+    exists,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    ProgrammingError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from service.core.errors import StoreUnavailable
+from service.core.ports import RecordFilter, RecordPage
+from service.core.record import RequestRecord
+from service.storage import cursor as cursors
+from service.storage import rows
+from service.storage.cursor import Position
+from service.storage.migrate import migrate
+from service.storage.rows import Served
+from service.storage.sqlite import prepare
+from service.storage.tables import IS_OPEN, model_build, request_content, request_record
+
+_BATCH_ROWS = 1000
+_KEYS = (request_record.c.accepted_at_ns, request_record.c.request_id)
+_INSERT: dict[str, Callable[[Table], sqlite.Insert | postgresql.Insert]] = {
+    "sqlite": sqlite.insert,
+    "postgresql": postgresql.insert,
+}
+_STANDS = exists().where(
+    request_record.c.request_id == bindparam("id"), request_record.c.phase == bindparam("of")
+)
+_DROP_CONTENT = delete(request_content).where(
+    request_content.c.request_id == bindparam("id"), _STANDS
+)
+_KEEP_CONTENT = insert(request_content).from_select(
+    ["request_id", "prompt", "completion"],
+    select(
+        bindparam("id", type_=Text),
+        bindparam("prompt_text", type_=Text),
+        bindparam("completion_text", type_=Text),
+    ).where(_STANDS),
+)
+_READ = select(
+    *rows.RECORD_COLUMNS, request_content.c.prompt, request_content.c.completion
+).select_from(request_record.outerjoin(request_content))
+
+
+class SqlRecordStore:
+    """Records in one database; safe to use from several threads.
+
+    Every method raises StoreUnavailable when the database cannot be reached, is full or stays
+    locked; nothing is written then.
+    """
+
+    def __init__(self, url: str | URL) -> None:
+        """Open the database at an SQLAlchemy URL and bring its schema up to date."""
+        self._engine = create_engine(
+            url,
+            # Parameters may hold prompts, and error texts end in logs.
+            hide_parameters=True,
+            json_serializer=lambda value: msgspec.json.encode(value).decode(),
+            json_deserializer=msgspec.json.decode,
+        )
+        if self._engine.dialect.name == "sqlite":
+            prepare(self._engine)
+        self._upsert = _upsert(self._engine.dialect)
+        self._build_ids: dict[Served, int] = {}
+        self._builds: dict[int, Served] = {}
+        with _unavailable():
+            migrate(self._engine)
+        with self._begin() as connection:
+            kept = select(exists(request_content.select()))
+            self._keeps_contents: bool = connection.scalar(kept) or False
+
+    def __repr__(self) -> str:
+        url = self._engine.url.render_as_string(hide_password=True)
+        return f"<SqlRecordStore {url} [{len(self._builds)} builds known]>"
+
+    def write(self, records: Sequence[RequestRecord]) -> None:
+        """Insert or replace by `request_id`, all in one transaction; a `final` record stays."""
+        if not records:
+            return
+        # Known to this store only once committed: a rolled-back id must not be used again.
+        added: dict[Served, int] = {}
+        latest = _latest(records)
+        contents = self._keeps_contents or any(map(_has_content, latest))
+        with self._begin() as connection:
+            connection.execute(
+                self._upsert,
+                [rows.to_row(one, self._build_id(connection, one, added)) for one in latest],
+            )
+            if contents:
+                _replace_contents(connection, latest)
+        self._build_ids |= added
+        self._keeps_contents = contents
+
+    def get(self, request_id: str) -> RequestRecord | None:
+        """One record; None if there is none of that id."""
+        found = self._read(_READ.where(request_record.c.request_id == request_id))
+        return found[0] if found else None
+
+    def page(self, where: RecordFilter, *, limit: int, cursor: str | None) -> RecordPage:
+        """A page, newest first. Raises InvalidRequest for a cursor that is not one of ours."""
+        query = _READ.where(*_matching(where))
+        if cursor is not None:
+            query = query.where(_before(cursors.decode(cursor)))
+        # One more than asked for tells whether there is a next page.
+        found = self._read(query.order_by(*(key.desc() for key in _KEYS)).limit(limit + 1))
+        return cursors.page(found, limit)
+
+    def iterate(self, where: RecordFilter) -> Iterator[RequestRecord]:
+        """All matching records, oldest first, in short reads that hold no transaction open."""
+        query = _READ.where(*_matching(where)).order_by(*_KEYS).limit(_BATCH_ROWS)
+        batch = self._read(query)
+        while batch:
+            yield from batch
+            batch = self._read(query.where(_after(Position.of(batch[-1]))))
+
+    def interrupt_orphans(self) -> int:
+        """Turn rows that never became final into `interrupted`; how many there were."""
+        interrupted = (
+            update(request_record).where(IS_OPEN).values(phase="final", status="interrupted")
+        )
+        with self._begin() as connection:
+            return connection.execute(interrupted).rowcount
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _begin(self) -> Iterator[Connection]:
+        with _unavailable(), self._engine.begin() as connection:
+            yield connection
+
+    def _read(self, query: Select[Any]) -> list[RequestRecord]:
+        with self._begin() as connection:
+            found = connection.execute(query).mappings().all()
+            return [
+                rows.to_record(row, self._served(connection, row["model_build_id"]))
+                for row in found
+            ]
+
+    def _build_id(
+        self, connection: Connection, record: RequestRecord, added: dict[Served, int]
+    ) -> int | None:
+        """Row id of the record's build, inserted if it is new."""
+        who = rows.served(record)
+        if who is None:
+            return None
+        known = self._build_ids.get(who) or added.get(who)
+        if known is None:
+            known = added[who] = self._insert_build(connection, who)
+        return known
+
+    def _insert_build(self, connection: Connection, who: Served) -> int:
+        values = rows.to_build_row(who)
+        connection.execute(
+            _INSERT[self._engine.dialect.name](model_build).on_conflict_do_nothing().values(values)
+        )
+        of_content = model_build.c.content_sha256 == values["content_sha256"]
+        found: int = connection.execute(select(model_build.c.id).where(of_content)).scalar_one()
+        return found
+
+    def _served(self, connection: Connection, build_id: int | None) -> Served | None:
+        if build_id is None:
+            return None
+        who = self._builds.get(build_id)
+        if who is None:
+            row = connection.execute(select(model_build).where(model_build.c.id == build_id))
+            who = self._builds[build_id] = rows.to_served(row.mappings().one())
+        return who
+
+
+@contextmanager
+def _unavailable() -> Iterator[None]:
+    """Tell a database that cannot be used from a mistake of ours."""
+    try:
+        yield
+    except (DataError, IntegrityError, ProgrammingError):
+        raise
+    except (DBAPIError, PoolTimeoutError) as error:
+        reason = error.orig if isinstance(error, DBAPIError) else error
+        raise StoreUnavailable(f"The record store cannot be used: {reason}.") from error
+
+
+def _before(position: Position) -> ColumnElement[bool]:
+    key = tuple_(*_KEYS)
+    return key < tuple_(position.accepted_at_ns, position.request_id)
+
+
+def _after(position: Position) -> ColumnElement[bool]:
+    key = tuple_(*_KEYS)
+    return key > tuple_(position.accepted_at_ns, position.request_id)
+
+
+def _upsert(dialect: Dialect) -> sqlite.Insert | postgresql.Insert:
+    statement = _INSERT[dialect.name](request_record)
+    new = statement.excluded
+    values = {
+        column.name: new[column.name] for column in request_record.c if not column.primary_key
+    }
+    return statement.on_conflict_do_update(
+        index_elements=[request_record.c.request_id],
+        set_=values,
+        where=or_(request_record.c.phase == "accepted", new.phase == "final"),
+    )
+
+
+def _replace_contents(connection: Connection, records: Sequence[RequestRecord]) -> None:
+    """Give every record that now stands its own contents, and no older ones."""
+    connection.execute(
+        _DROP_CONTENT, [{"id": record.request_id, "of": record.phase} for record in records]
+    )
+    contents = [
+        {
+            "id": record.request_id,
+            "of": record.phase,
+            "prompt_text": record.prompt_content,
+            "completion_text": record.completion_content,
+        }
+        for record in records
+        if _has_content(record)
+    ]
+    if contents:
+        connection.execute(_KEEP_CONTENT, contents)
+
+
+def _has_content(record: RequestRecord) -> bool:
+    return record.prompt_content is not None or record.completion_content is not None
+
+
+def _latest(records: Sequence[RequestRecord]) -> list[RequestRecord]:
+    """The record of each request that outlives the others of this batch."""
+    latest: dict[str, RequestRecord] = {}
+    for record in records:
+        older = latest.get(record.request_id)
+        if older is None or older.phase == "accepted" or record.phase == "final":
+            latest[record.request_id] = record
+    return list(latest.values())
+
+
+def _matching(where: RecordFilter) -> list[ColumnElement[bool]]:
+    equal = {
+        request_record.c.status: where.status,
+        request_record.c.endpoint: where.endpoint,
+        request_record.c.requested_model: where.requested_model,
+        request_record.c.comparison_id: where.comparison_id,
+    }
+    conditions: list[ColumnElement[bool]] = [
+        column == value for column, value in equal.items() if value is not None
+    ]
+    if where.since_ns is not None:
+        conditions.append(request_record.c.accepted_at_ns >= where.since_ns)
+    if where.until_ns is not None:
+        conditions.append(request_record.c.accepted_at_ns < where.until_ns)
+    served_by = {model_build.c.model: where.model, model_build.c.family: where.family}
+    builds = [column == value for column, value in served_by.items() if value is not None]
+    if builds:
+        of_build = select(model_build.c.id).where(*builds)
+        conditions.append(request_record.c.model_build_id.in_(of_build))
+    return conditions
