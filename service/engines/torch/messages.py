@@ -25,6 +25,9 @@ class LoadModel(Struct, frozen=True, kw_only=True, tag="load"):
     slots: int
     """How many requests may be live at once."""
     prefill_chunk_tokens: int
+    """Most prompt tokens that are prefilled between two decode steps."""
+    max_answer_tokens: int | None = None
+    """Longest answer to a request that names no `max_tokens`; None: until the context is full."""
 
 
 class UnloadModel(Struct, frozen=True, tag="unload"):
