@@ -10,7 +10,7 @@ class KeyValues:
     """Keys and values of one sequence in one attention layer.
 
     They start small and grow by half, so a short sequence never pays for the whole context. With a
-    window only the last `window` tokens stay. Nothing beyond the tokens held is ever handed out,
+    window only what the next token can see beside itself stays: `window - 1` tokens. Nothing beyond the tokens held is ever handed out,
     so whatever the memory contained before cannot reach an answer.
     """
 
@@ -39,7 +39,7 @@ class KeyValues:
         first = self._begin
         if self.window_tokens is not None:
             first = max(first, end - new_tokens - self.window_tokens + 1)
-            self._begin = max(self._begin, end - self.window_tokens)
+            self._begin = max(first, end - self.window_tokens + 1)
         self._end = end
         self.length_tokens += new_tokens
         return own_keys[:, first:end], own_values[:, first:end]
