@@ -1,0 +1,196 @@
+"""Numbers for Prometheus, named after vLLM's so that its dashboards need only another prefix."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import get_args
+
+from msgspec import structs
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from service.core.metrics import RequestMetrics, derive
+from service.core.record import RequestRecord
+from service.serving.status import LoadState, ModelStatus
+from service.telemetry.memory import ProcessMemory
+from service.telemetry.writer import WriterStats
+
+#: From a fast model on a GPU to a slow one on two cores; in seconds.
+_LATENCY_S = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 640,
+)  # fmt: skip
+#: 4 KiB to 64 GiB.
+_STATE_BYTES = tuple(4096 * 4**power for power in range(13))
+
+_TIMES = {
+    "ttft_ms": ("time_to_first_token_seconds", "From accepting the request to its first token."),
+    "tpot_ms": ("time_per_output_token_seconds", "Mean time of each token after the first."),
+    "e2e_ms": ("e2e_request_latency_seconds", "From accepting the request to its last token."),
+    "queue_ms": ("request_queue_time_seconds", "From the queue to the first prefill step."),
+    "prefill_ms": ("request_prefill_time_seconds", "From the first prefill step to the token."),
+    "decode_ms": ("request_decode_time_seconds", "From the first token to the last."),
+}
+_COUNTS = {
+    "prompt_tokens": ("prompt_tokens", "Prompt tokens of finished requests."),
+    "cached_tokens": ("prompt_tokens_cached", "Of these, tokens whose state was reused."),
+    "completion_tokens": ("generation_tokens", "Tokens generated, also by cut-off requests."),
+    "completion_bytes": ("generation_bytes", "UTF-8 bytes of the text generated."),
+}
+
+
+class PrometheusMetrics:
+    """A RequestObserver that counts requests, and reads everything else when it is scraped."""
+
+    def __init__(
+        self,
+        *,
+        models: Callable[[], Iterable[ModelStatus]] = tuple,
+        writer: Callable[[], WriterStats] | None = None,
+        processes: Callable[[], Mapping[str, ProcessMemory]] = dict,
+    ) -> None:
+        """Count in a registry of its own; the arguments give the state at each scrape."""
+        self._registry = CollectorRegistry()
+        self._requests = self._counter("requests", "Finished requests.", "model", "status")
+        self._in_flight = Gauge(
+            "triptych_requests_in_flight",
+            "Requests accepted and not finished.",
+            registry=self._registry,
+        )
+        self._counts = {
+            field: self._counter(name, text, "model") for field, (name, text) in _COUNTS.items()
+        }
+        self._times = {
+            field: self._histogram(name, text, _LATENCY_S, "model")
+            for field, (name, text) in _TIMES.items()
+        }
+        self._state = self._histogram(
+            "request_state_bytes", "State of one request at its end.", _STATE_BYTES, "model", "kind"
+        )
+        self._registry.register(_Snapshot(models, writer, processes))
+
+    def started(self, record: RequestRecord) -> None:  # noqa: ARG002 - the model is not known yet
+        """Count a request in."""
+        self._in_flight.inc()
+
+    def finished(self, record: RequestRecord) -> None:
+        """Count a request out; times and state only if it was answered whole."""
+        # Never the name that the client asked for: anybody could fill the registry with it.
+        model = record.model or ""
+        if record.variant:
+            model += f":{record.variant}"
+        self._in_flight.dec()
+        self._requests.labels(model, record.status).inc()
+        for field, counter in self._counts.items():
+            counter.labels(model).inc(getattr(record, field) or 0)
+        if record.status == "ok":
+            self._observe(model, record, derive(record))
+
+    def render(self) -> tuple[bytes, str]:
+        """The page that Prometheus scrapes, and its content type."""
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+    def _observe(self, model: str, record: RequestRecord, metrics: RequestMetrics) -> None:
+        for field, histogram in self._times.items():
+            milliseconds = getattr(metrics, field)
+            if milliseconds is not None:
+                histogram.labels(model).observe(milliseconds / 1e3)
+        for field, count in structs.asdict(record.state).items():
+            if count is not None:
+                self._state.labels(model, field.removesuffix("_bytes")).observe(count)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"triptych_{name}", text, labels, registry=self._registry)
+
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(f"triptych_{name}", text, labels, buckets=buckets, registry=self._registry)
+
+
+class _Snapshot(Collector):
+    """What is read at the moment of a scrape."""
+
+    def __init__(
+        self,
+        models: Callable[[], Iterable[ModelStatus]],
+        writer: Callable[[], WriterStats] | None,
+        processes: Callable[[], Mapping[str, ProcessMemory]],
+    ) -> None:
+        self._models = models
+        self._writer = writer
+        self._processes = processes
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing in advance: a registry must not call its sources while it is built."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Samples of the models, the writer and the processes."""
+        yield from _of_models(list(self._models()))
+        if self._writer is not None:
+            yield from _of_writer(self._writer())
+        yield from _of_processes(self._processes())
+
+
+def _of_models(models: list[ModelStatus]) -> Iterator[Metric]:
+    state = _gauge("model_state", "1 for the state that the model is in.", "model", "state")
+    running = _gauge("num_requests_running", "Requests that hold a slot.", "model")
+    waiting = _gauge("num_requests_waiting", "Requests that wait for a slot.", "model")
+    usage = _gauge("kv_cache_usage_perc", "Share of the slots in use, 0 to 1.", "model")
+    held = _gauge("model_memory_bytes", "Bytes that a loaded model holds.", "model", "kind")
+    for model in models:
+        for name in get_args(LoadState):
+            state.add_metric([model.id, name], float(model.state == name))
+        if model.memory is None:
+            continue
+        used, total = model.memory.slots_used, model.memory.slots_total
+        if used is not None:
+            running.add_metric([model.id], used)
+            waiting.add_metric([model.id], max(0, model.requests - used))
+        if used is not None and total:
+            usage.add_metric([model.id], used / total)
+        for kind in ("weights", "slots", "workspace"):
+            count = getattr(model.memory, f"{kind}_bytes")
+            if count is not None:
+                held.add_metric([model.id, kind], count)
+    yield from (state, running, waiting, usage, held)
+
+
+def _of_writer(stats: WriterStats) -> Iterator[Metric]:
+    gauges = {
+        "log_healthy": (float(stats.healthy), "1 while records reach the disk."),
+        "log_queue_rows": (stats.queued_rows, "Records not yet on disk."),
+        "log_queue_bytes": (stats.queued_bytes, "Memory that they hold, estimated."),
+        "log_lag_seconds": (stats.lag_s, "Age of the oldest of them."),
+    }
+    counters = {
+        "log_rows": (stats.written_rows, "Records written."),
+        "log_write_seconds": (stats.write_s, "Time spent writing them."),
+        "log_failed_writes": (stats.failed_writes, "Writes that failed and were repeated."),
+        "log_refused_rows": (stats.refused_rows, "Requests refused since too many rows waited."),
+        "log_unwritable_rows": (stats.unwritable_rows, "Records that no attempt could store."),
+    }
+    for name, (value, text) in gauges.items():
+        yield GaugeMetricFamily(f"triptych_{name}", text, value=value)
+    for name, (value, text) in counters.items():
+        yield CounterMetricFamily(f"triptych_{name}", text, value=value)
+
+
+def _of_processes(processes: Mapping[str, ProcessMemory]) -> Iterator[Metric]:
+    held = _gauge("process_memory_bytes", "Memory of a process by kind.", "process", "kind")
+    for process, memory in processes.items():
+        for kind in ("rss", "pss", "peak_rss"):
+            count = getattr(memory, f"{kind}_bytes")
+            if count is not None:
+                held.add_metric([process, kind], count)
+    yield held
+
+
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"triptych_{name}", text, labels=labels)
