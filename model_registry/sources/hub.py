@@ -1,0 +1,157 @@
+"""Fetch a model from the Hugging Face hub: one commit, listed files only, resumable.
+
+The hub's client gives addresses and credentials; the bytes are streamed here, because its own
+download starts anew after an interruption.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import msgspec
+from huggingface_hub import constants
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+from msgspec import Meta, Struct
+
+from model_registry.errors import CorruptFile, PullFailed
+from model_registry.sources.lock import hash_file
+from model_registry.sources.model_files import INDEX, files_beside_weights, weight_files
+from model_registry.sources.progress import PullProgress, Report
+from model_registry.spec import HubSource, Sha256
+
+_TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+_ATTEMPTS = 5
+_CHUNK_BYTES = 1 << 20
+_REASONS = {
+    401: "needs a login; set HF_TOKEN",
+    403: "is gated; accept its licence on the hub and set HF_TOKEN",
+    404: "does not exist there, or needs a login (HF_TOKEN)",
+}
+
+
+class _Lfs(Struct):
+    sha256: Sha256
+
+
+class _File(Struct):
+    rfilename: str
+    size: int | None = None
+    lfs: _Lfs | None = None
+
+
+class _Revision(Struct):
+    """The hub's answer to `GET /api/models/REPO/revision/REV?blobs=true`."""
+
+    sha: Annotated[str, Meta(pattern=r"^[0-9a-f]{40}$")]
+    siblings: list[_File]
+
+
+def fetch_repository(
+    source: HubSource, work: Path, report: Report, transport: httpx.BaseTransport | None = None
+) -> tuple[str, Path]:
+    """Download the model's files into a folder in `work`; return the commit and that folder.
+
+    A file that is partly there is continued; one that is whole is only checked.
+
+    Raises:
+        PullFailed: the hub cannot be reached, or refuses; the message says which.
+        UnsupportedArchitecture: the repository has no safetensors.
+        CorruptFile: a file has another size or SHA-256 than the hub announced; it is removed.
+    """
+    with httpx.Client(
+        base_url=constants.ENDPOINT,
+        headers=build_hf_headers(),
+        follow_redirects=True,
+        timeout=_TIMEOUT,
+        transport=transport,
+    ) as client:
+        revision = _revision(client, source)
+        files = {file.rfilename: file for file in revision.siblings}
+        folder = work / f"hub-{revision.sha}"
+        folder.mkdir(parents=True, exist_ok=True)
+        address = f"/{source.repository}/resolve/{revision.sha}"
+        index = None
+        if INDEX in files:
+            _download(client, address, files[INDEX], folder, report)
+            index = (folder / INDEX).read_bytes()
+        wanted = files_beside_weights(files) + weight_files(source.repository, files, index)
+        for name in wanted:
+            _download(client, address, files[name], folder, report)
+    return revision.sha, folder
+
+
+def _revision(client: httpx.Client, source: HubSource) -> _Revision:
+    url = f"/api/models/{source.repository}/revision/{source.revision}"
+    try:
+        answer = client.get(url, params={"blobs": "true"})
+    except httpx.HTTPError as error:
+        raise PullFailed(f"{client.base_url} cannot be reached ({error})") from error
+    if answer.is_error:
+        raise PullFailed(_refusal(answer, f"{source.repository}@{source.revision}"))
+    try:
+        return msgspec.json.decode(answer.content, type=_Revision)
+    except msgspec.MsgspecError as error:
+        raise PullFailed(f"{client.base_url} gave an unexpected answer: {error}") from error
+
+
+def _refusal(answer: httpx.Response, what: str) -> str:
+    reason = _REASONS.get(answer.status_code, f"was refused with HTTP {answer.status_code}")
+    return f"{what} {reason}"
+
+
+def _download(
+    client: httpx.Client, address: str, file: _File, folder: Path, report: Report
+) -> None:
+    target = folder / file.rfilename
+    partial = folder / f"{file.rfilename}.part"
+    if not target.exists():
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                _stream(client, f"{address}/{file.rfilename}", file, partial, report)
+                break
+            except httpx.TransportError as error:
+                if attempt == _ATTEMPTS:
+                    raise PullFailed(
+                        f"{file.rfilename}: the download broke off ({error}); pull again to go on"
+                    ) from error
+        partial.rename(target)
+    _check(target, file, report)
+
+
+def _stream(client: httpx.Client, url: str, file: _File, partial: Path, report: Report) -> None:
+    """Append what is missing of one file to `partial`."""
+    have = partial.stat().st_size if partial.exists() else 0
+    if file.size is not None and have >= file.size > 0:
+        return
+    # Ranges count bytes of the coded body, so the body must come uncoded.
+    headers = {"accept-encoding": "identity"}
+    if have:
+        headers["range"] = f"bytes={have}-"
+    with client.stream("GET", url, headers=headers) as answer:
+        if answer.is_error:
+            raise PullFailed(_refusal(answer, file.rfilename))
+        resumed = answer.status_code == httpx.codes.PARTIAL_CONTENT
+        done_bytes = have if resumed else 0
+        with partial.open("ab" if resumed else "wb") as out:
+            for piece in answer.iter_bytes(_CHUNK_BYTES):
+                done_bytes += out.write(piece)
+                report(
+                    PullProgress(
+                        stage="download",
+                        file=file.rfilename,
+                        done_bytes=done_bytes,
+                        total_bytes=file.size,
+                    )
+                )
+
+
+def _check(target: Path, file: _File, report: Report) -> None:
+    size_bytes = target.stat().st_size
+    wrong = file.size is not None and size_bytes != file.size
+    if not wrong and file.lfs is not None:
+        wrong = hash_file(target, report) != file.lfs.sha256
+    if wrong:
+        target.unlink()
+        raise CorruptFile(
+            f"{file.rfilename}: size or SHA-256 is not what the hub announced; pull again"
+        )

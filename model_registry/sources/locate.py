@@ -1,0 +1,94 @@
+"""Find a model's files on this machine; no network."""
+
+import contextlib
+from pathlib import Path
+
+from model_registry.architecture import read_layers
+from model_registry.catalog import CatalogEntry
+from model_registry.errors import NotPulled, UnknownVariant, UnsupportedArchitecture
+from model_registry.sources.lock import (
+    LOCK_NAME,
+    Lock,
+    lock_files,
+    read_lock,
+    untouched,
+    verify,
+    write_lock,
+)
+from model_registry.sources.model_files import folder_files, read_config
+from model_registry.spec import FolderSource, ResolvedModel
+
+_FOLDER_HASHES = ".folder-hashes"
+
+
+def locate(entry: CatalogEntry, variant: str | None, models_dir: Path) -> ResolvedModel:
+    """The model as an engine loads it: local folder and hash of its weights.
+
+    Files are checked against their lock by size and time; those that were touched are hashed.
+
+    Raises:
+        UnknownVariant: the model has no such variant.
+        NotPulled: none of its sources is on this machine.
+        CorruptFile: files are missing or differ from their lock.
+        UnsupportedArchitecture: a model type that cannot be served.
+    """
+    spec = entry.spec
+    if variant is not None and variant not in spec.variants:
+        known = ", ".join(spec.variants) or "none"
+        raise UnknownVariant(f"{spec.id} has no variant {variant!r}; it has: {known}")
+    if spec.engine == "echo":
+        return ResolvedModel(spec=spec, variant=variant, path="", weights_sha256=None)
+    found = find_folder(entry, models_dir)
+    if found is None:
+        raise NotPulled(f"{spec.id} is not on this machine; run: triptych models pull {spec.id}")
+    folder, lock = found
+    layers = read_layers(read_config(folder))
+    if not layers.servable:
+        raise UnsupportedArchitecture(f"{spec.id}: {layers.refusal}")
+    return ResolvedModel(
+        spec=spec, variant=variant, path=str(folder), weights_sha256=lock.weights_sha256()
+    )
+
+
+def local_path(entry: CatalogEntry, path: str) -> Path:
+    """A path of a catalogue file; a relative one is relative to that file."""
+    return (entry.file.parent / path).resolve()
+
+
+def find_folder(
+    entry: CatalogEntry, models_dir: Path, *, full: bool = False
+) -> tuple[Path, Lock] | None:
+    """Folder and lock of the first source that is on this machine; None if there is none.
+
+    `full` reads every byte; otherwise only files whose size or time changed are hashed.
+    Raises CorruptFile if the files differ from their lock.
+    """
+    for source in entry.spec.sources:
+        if isinstance(source, FolderSource):
+            folder = local_path(entry, source.path)
+            if folder.is_dir():
+                return folder, _folder_lock(entry, source, folder, models_dir, full=full)
+            continue
+        folder = models_dir.absolute() / entry.spec.id
+        lock = read_lock(folder / LOCK_NAME)
+        if lock is not None and lock.source == source:
+            verify(folder, folder / LOCK_NAME, lock, full=full)
+            return folder, lock
+    return None
+
+
+def _folder_lock(
+    entry: CatalogEntry, source: FolderSource, folder: Path, models_dir: Path, *, full: bool
+) -> Lock:
+    """Hashes of a local folder, kept beside the pulled models so that they are computed once."""
+    names = folder_files(folder)
+    cache = models_dir / _FOLDER_HASHES / f"{entry.spec.id}.json"
+    kept = read_lock(cache)
+    same_files = kept is not None and kept.source == source and set(kept.files) == set(names)
+    if kept is not None and same_files and not full and untouched(folder, kept.files):
+        return kept
+    lock = Lock(model=entry.spec.id, source=source, files=lock_files(folder, names))
+    # Only a cache: a read-only data folder means hashing again at the next start.
+    with contextlib.suppress(OSError):
+        write_lock(cache, lock)
+    return lock

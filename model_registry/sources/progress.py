@@ -1,0 +1,21 @@
+"""How a pull tells what it is doing."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from msgspec import Struct
+
+
+class PullProgress(Struct, frozen=True, kw_only=True):
+    """One step of a pull; `done_bytes` grows over the steps of one `stage` and `file`."""
+
+    stage: Literal["note", "download", "convert", "verify"]
+    """`note` carries a sentence for the person only: a source that could not be had, say."""
+    file: str = ""
+    done_bytes: int = 0
+    total_bytes: int | None = None
+    """None when the size is not known."""
+    message: str = ""
+
+
+Report = Callable[[PullProgress], None]

@@ -1,0 +1,43 @@
+"""Where a pull writes until it is whole: a folder of its own, renamed into place at the end."""
+
+import contextlib
+import fcntl
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from model_registry.errors import PullFailed
+
+STAGING_NAME = ".pulling"
+
+
+@contextlib.contextmanager
+def staging(models_dir: Path, model: str) -> Iterator[Path]:
+    """A folder for one pull of one model; downloads in it survive an interrupted pull.
+
+    Raises PullFailed if another process is pulling the same model, or the folder cannot be made.
+    """
+    folder = models_dir / STAGING_NAME / model
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        guard = (models_dir / STAGING_NAME / f"{model}.lock").open("w")
+    except OSError as error:
+        raise PullFailed(f"{folder}: cannot be written ({error.strerror})") from error
+    with guard:
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PullFailed(f"{model} is being pulled by another process") from None
+        yield folder
+
+
+def publish(folder: Path, target: Path, staging_folder: Path) -> None:
+    """Move a finished folder into place and drop the staging folder; an older model gives way."""
+    for path in folder.iterdir():
+        path.chmod(0o644)
+    old = staging_folder / "old"
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    folder.rename(target)
+    shutil.rmtree(staging_folder, ignore_errors=True)
