@@ -102,7 +102,8 @@ def read_qwen3_next(numbers: Numbers) -> LayerMix:
 
 
 def _qwen3_next_mlp(numbers: Numbers, hidden: int, index: int) -> int:
-    """Experts with a gated shared one, or a plain gated MLP; Qwen3.5's text model has no experts."""
+    """Experts with a gated shared one, or a plain MLP; Qwen3.5's text model has no experts."""
+    dense = numbers.model_type == "qwen3_5_text"
     experts = 0 if dense else numbers.whole("num_experts", default=512)
     step = numbers.whole("decoder_sparse_step", default=1)
     if not experts or index in numbers.indices("mlp_only_layers") or (index + 1) % step:
