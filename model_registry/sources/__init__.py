@@ -1,7 +1,8 @@
-"""From a catalogue entry to a local folder with verified hashes."""
+"""From a catalogue entry to a local folder with verified hashes.
+
+`pull` has its own module, so that finding a model imports no network library.
+"""
 
 from model_registry.sources.locate import locate
-from model_registry.sources.progress import PullProgress
-from model_registry.sources.pull import pull
 
-__all__ = ["PullProgress", "locate", "pull"]
+__all__ = ["locate"]
