@@ -43,12 +43,16 @@ def _original_names(numbers: Numbers) -> Numbers:
 
 
 def read_mamba(numbers: Numbers) -> LayerMix:
-    """Mamba and Falcon Mamba: one norm and one mixer a layer."""
+    """Mamba and Falcon Mamba: one norm and one mixer a layer.
+
+    `intermediate_size` holds where it is written: Falcon Mamba 7B is published with `expand` 16.
+    """
     numbers = _original_names(numbers)
     hidden = numbers.whole("hidden_size")
+    expanded = numbers.whole("expand", default=2) * hidden
     mixer = Mamba1(
         hidden=hidden,
-        inner=numbers.whole("expand", default=2) * hidden,
+        inner=numbers.whole("intermediate_size", default=expanded),
         state=numbers.whole("state_size", default=16),
         rank=time_step_rank(numbers, "time_step_rank", hidden),
         conv=numbers.whole("conv_kernel", default=4),

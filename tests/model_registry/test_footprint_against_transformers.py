@@ -54,6 +54,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "mamba": hf.MambaConfig(**SMALL),
     "mamba biased": hf.MambaConfig(**SMALL, use_bias=True, use_conv_bias=False, expand=3),
     "falcon_mamba": hf.FalconMambaConfig(**SMALL, state_size=8, tie_word_embeddings=False),
+    "falcon_mamba as published": hf.FalconMambaConfig(**SMALL, expand=16, intermediate_size=128),
     "mamba2": hf.Mamba2Config(**SMALL, num_heads=8, head_dim=16, state_size=16, n_groups=2),
     "mamba2 biased": hf.Mamba2Config(
         **SMALL, num_heads=8, head_dim=16, state_size=16, n_groups=2, use_bias=True
