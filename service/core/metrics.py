@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
@@ -73,9 +73,42 @@ def derive(record: RequestRecord) -> RequestMetrics:
     )
 
 
-def percentile(values: Sequence[float], share: float) -> float | None:
-    """Nearest-rank percentile of *values* for *share* in (0, 1]; None for no values."""
-    if not values:
-        return None
+#: Below these counts the confidence interval of the percentile reaches the largest value seen.
+P95_FROM = 72
+P99_FROM = 368
+
+
+class Quantiles(Struct, frozen=True, kw_only=True):
+    """Nearest-rank percentiles of some values; None where there are too few to tell."""
+
+    count: int
+    p50: float | None
+    p95: float | None
+    """Only from 72 values."""
+    p99: float | None
+    """Only from 368 values."""
+    max: float | None
+
+
+def quantiles(values: Iterable[float]) -> Quantiles:
+    """Percentiles of *values*, in their unit."""
     ordered = sorted(values)
+    count = len(ordered)
+    return Quantiles(
+        count=count,
+        p50=_nearest_rank(ordered, 0.50),
+        p95=_nearest_rank(ordered, 0.95) if count >= P95_FROM else None,
+        p99=_nearest_rank(ordered, 0.99) if count >= P99_FROM else None,
+        max=ordered[-1] if ordered else None,
+    )
+
+
+def percentile(values: Iterable[float], share: float) -> float | None:
+    """Nearest-rank percentile of *values* for *share* in (0, 1]; None for no values."""
+    return _nearest_rank(sorted(values), share)
+
+
+def _nearest_rank(ordered: Sequence[float], share: float) -> float | None:
+    if not ordered:
+        return None
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]

@@ -1,0 +1,144 @@
+"""What many records say together: counts, sums and percentiles, by model and window."""
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+from msgspec import Struct, structs
+
+from service.core.events import StateBytes
+from service.core.metrics import Quantiles, RequestMetrics, derive, quantiles
+from service.core.record import RequestRecord, Status
+
+_METRICS = RequestMetrics.__struct_fields__
+_STATE = StateBytes.__struct_fields__
+_SUMS = ("prompt_tokens", "cached_tokens", "completion_tokens", "completion_bytes")
+
+
+class Summary(Struct, frozen=True, kw_only=True):
+    """Some records together. Sums are over the records that know the number; None if none does."""
+
+    count: int
+    by_status: dict[Status, int]
+    cold: int
+    """How many waited for their model to load."""
+    verified: int
+    """How many were answered by a model that had passed the conformance probe."""
+    unverified: int
+    """How many were answered by one that had failed it."""
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    completion_tokens: int | None
+    completion_bytes: int | None
+    metrics: dict[str, Quantiles]
+    """Of each metric over the requests answered whole; cold ones count only in `load_ms`."""
+    state: dict[str, Quantiles]
+    """Of each kind of state bytes over the requests answered whole."""
+
+
+class SummaryGroup(Struct, frozen=True, kw_only=True):
+    """The summary of one model, in one window if windows were asked for."""
+
+    model: str | None
+    """`model` or `model:variant`; None for requests that reached no model."""
+    window_start_ns: int | None
+    """Wall clock; windows are aligned to the epoch."""
+    summary: Summary
+
+
+class RecordSummary(Struct, frozen=True, kw_only=True):
+    """All records together, and each group of them in the order of window and model."""
+
+    window_ns: int | None
+    total: Summary
+    groups: tuple[SummaryGroup, ...]
+
+
+def summarize(records: Iterable[RequestRecord], *, window_ns: int | None = None) -> RecordSummary:
+    """Summarize records by model and, if given, by windows of the wall clock."""
+    tallies: dict[tuple[int | None, str | None], _Tally] = {}
+    for record in records:
+        window = None if window_ns is None else record.accepted_at_ns // window_ns * window_ns
+        key = (window, served_id(record))
+        tally = tallies.get(key)
+        if tally is None:
+            tally = tallies[key] = _Tally()
+        tally.add(record)
+    return RecordSummary(
+        window_ns=window_ns,
+        total=_together(list(tallies.values())),
+        groups=tuple(
+            SummaryGroup(model=model, window_start_ns=window, summary=_together([tally]))
+            for (window, model), tally in sorted(tallies.items(), key=_window_then_model)
+        ),
+    )
+
+
+def served_id(record: RequestRecord) -> str | None:
+    """`model` or `model:variant` of who answered; None if no model was reached."""
+    return f"{record.model}:{record.variant}" if record.variant else record.model
+
+
+class _Tally:
+    """The numbers of one group: 8 bytes each, since a log may hold millions of records."""
+
+    def __init__(self) -> None:
+        self.by_status: Counter[Status] = Counter()
+        self.flags: Counter[str] = Counter()
+        self.sums: dict[str, int] = {}
+        self.metrics = {name: array("d") for name in _METRICS}
+        self.state = {name: array("d") for name in _STATE}
+
+    def add(self, record: RequestRecord) -> None:
+        self.by_status[record.status] += 1
+        self.flags["cold"] += record.cold
+        self.flags["verified"] += record.verified is True
+        self.flags["unverified"] += record.verified is False
+        for name in _SUMS:
+            count = getattr(record, name)
+            if count is not None:
+                self.sums[name] = self.sums.get(name, 0) + count
+        if record.status == "ok":
+            _collect(self.metrics, derive(record), only={"load_ms"} if record.cold else None)
+            _collect(self.state, record.state)
+
+
+def _collect(
+    into: dict[str, "array[float]"], numbers: Struct, only: set[str] | None = None
+) -> None:
+    for name, number in structs.asdict(numbers).items():
+        if number is not None and (only is None or name in only):
+            into[name].append(number)
+
+
+def _together(tallies: Sequence[_Tally]) -> Summary:
+    by_status = sum((tally.by_status for tally in tallies), Counter[Status]())
+    flags = sum((tally.flags for tally in tallies), Counter[str]())
+    sums = {
+        name: sum(known) if (known := [t.sums[name] for t in tallies if name in t.sums]) else None
+        for name in _SUMS
+    }
+    return Summary(
+        count=by_status.total(),
+        by_status=dict(by_status),
+        cold=flags["cold"],
+        verified=flags["verified"],
+        unverified=flags["unverified"],
+        metrics={
+            name: quantiles(chain.from_iterable(tally.metrics[name] for tally in tallies))
+            for name in _METRICS
+        },
+        state={
+            name: quantiles(chain.from_iterable(tally.state[name] for tally in tallies))
+            for name in _STATE
+        },
+        **sums,
+    )
+
+
+def _window_then_model(
+    item: tuple[tuple[int | None, str | None], _Tally],
+) -> tuple[int, str]:
+    window, model = item[0]
+    return (window or 0, model or "")
