@@ -1,0 +1,128 @@
+"""Does an engine answer the same prompt the same way, alone and in company?
+
+Faults that this finds are real: vLLM 0.32 on a CPU answered eight equal prompts to LFM2 with six
+different texts, and a scan that restarts at zero changes an answer with the size of its chunks.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from service.core.chat import ChatRequest, Sampling, TextPrompt
+from service.core.errors import TriptychError
+from service.core.events import Delta, TokenLogprob
+from service.core.ids import new_request_id
+from service.core.ports import Engine
+
+PROMPTS = (
+    "The capital of France is",
+    "One, two, three, four, five, six, seven, eight,",
+    "Hello! Could you tell me how I get from here to the station? You walk straight ahead until",
+    "a b c a b c a b",
+)
+ANSWER_TOKENS = 12
+COPIES = 8
+
+#: Largest gap between the two best log-probabilities that rounding may turn around. A bfloat16 has
+#: 8 significant bits: logits of 16 to 32 lie 0.125 apart, and each of two may be off by one step.
+TIE_NATS = {"bfloat16": 0.25, "float16": 0.05, "float32": 0.01}
+
+
+class Conformance(Struct, frozen=True, kw_only=True):
+    """What the probe found."""
+
+    passed: bool
+    reason: str
+    duration_ns: int
+
+
+class _Probed(Struct, frozen=True):
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...]
+
+
+async def probe(engine: Engine, *, timeout_s: float = 20.0) -> Conformance:
+    """Ask a few greedy prompts alone, together, and one of them eight times at once.
+
+    Copies must agree token by token. Alone and together must agree up to the first position where
+    the two best candidates were as good as tied.
+    """
+    started_ns = time.monotonic_ns()
+    try:
+        async with asyncio.timeout(timeout_s):
+            fault = await _fault(engine, TIE_NATS[engine.model.dtype])
+    except TimeoutError:
+        fault = f"probe timed out after {timeout_s:g} s"
+    except TriptychError as error:
+        fault = f"probe failed: {error}"
+    return Conformance(
+        passed=fault is None,
+        reason=fault or "copies agree; alone and together agree",
+        duration_ns=time.monotonic_ns() - started_ns,
+    )
+
+
+async def _fault(engine: Engine, tie_nats: float) -> str | None:
+    alone = [await _ask(engine, prompt) for prompt in PROMPTS]
+    together = await _ask_all(engine, PROMPTS)
+    copies = await _ask_all(engine, [PROMPTS[0]] * COPIES)
+    if not all(answer.token_ids for answer in alone):
+        return "a prompt was answered with no token"
+    if any(_not_a_number(answer) for answer in (*alone, *together, *copies)):
+        return "a log-probability is not a number"
+    texts = len({copy.token_ids for copy in copies})
+    if texts > 1:
+        return f"{COPIES} equal prompts at once got {texts} different answers"
+    for number, (one, other) in enumerate(zip(alone, together, strict=True), start=1):
+        position = first_difference(one.token_ids, other.token_ids)
+        if position is not None and not _tied(one, position, tie_nats):
+            return f"prompt {number}, alone and in a batch, differs at token {position + 1}"
+    return None
+
+
+async def _ask_all(engine: Engine, prompts: Sequence[str]) -> list[_Probed]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_ask(engine, prompt)) for prompt in prompts]
+    return [task.result() for task in tasks]
+
+
+async def _ask(engine: Engine, prompt: str) -> _Probed:
+    request = ChatRequest(
+        request_id=f"probe-{new_request_id()}",
+        model=engine.model.id,
+        prompt=TextPrompt(prompt),
+        sampling=Sampling(temperature=0.0, max_tokens=ANSWER_TOKENS, ignore_eos=True, logprobs=2),
+        endpoint="completion",
+        accepted_ns=time.monotonic_ns(),
+        accepted_at_ns=time.time_ns(),
+    )
+    token_ids: list[int] = []
+    logprobs: list[TokenLogprob] = []
+    async for event in engine.generate(request):
+        if isinstance(event, Delta):
+            token_ids.extend(event.token_ids)
+            logprobs.extend(event.logprobs or ())
+    return _Probed(tuple(token_ids), tuple(logprobs))
+
+
+def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
+    """Index of the first position where two sequences differ, None if they are equal."""
+    for index, (left, right) in enumerate(zip(one, other, strict=False)):
+        if left != right:
+            return index
+    return None if len(one) == len(other) else min(len(one), len(other))
+
+
+def _tied(answer: _Probed, position: int, tie_nats: float) -> bool:
+    """Whether the two best candidates of a position were within *tie_nats* of each other."""
+    if position >= len(answer.logprobs):
+        return False
+    top = answer.logprobs[position].top
+    return len(top) > 1 and top[0].logprob - top[1].logprob <= tie_nats
+
+
+def _not_a_number(answer: _Probed) -> bool:
+    return any(token.logprob is not None and math.isnan(token.logprob) for token in answer.logprobs)
