@@ -1,0 +1,100 @@
+"""What sets the arms of a comparison apart: pure functions of their records."""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from service.core.events import StateBytes
+from service.core.metrics import derive
+from service.core.record import RequestRecord
+
+
+class Difference(Struct, frozen=True, kw_only=True):
+    """One number of an arm against the same number of the first arm."""
+
+    absolute: float | None
+    """arm − first, in the number's own unit; None if either is unknown."""
+    ratio: float | None
+    """arm / first; None if either is unknown or the first is 0."""
+
+
+class ArmDifference(Struct, frozen=True, kw_only=True):
+    """How an arm differs from the first one."""
+
+    ttft_ms: Difference
+    tpot_ms: Difference
+    prefill_ms: Difference
+    decode_ms: Difference
+    e2e_ms: Difference
+    tokens_per_s: Difference
+    bytes_per_s: Difference
+    prompt_tokens: Difference
+    completion_tokens: Difference
+    completion_bytes: Difference
+    state_bytes: Difference
+    """Of `live_state_bytes`."""
+    reserved_bytes: Difference
+
+
+def live_state_bytes(state: StateBytes) -> int | None:
+    """Keys, values, recurrent and convolution state together; None if any of them is unknown."""
+    parts = (
+        state.attention_kv_bytes,
+        state.window_kv_bytes,
+        state.ssm_state_bytes,
+        state.conv_state_bytes,
+    )
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def difference(value: float | None, first: float | None) -> Difference:
+    """Absolute difference and ratio of two numbers, either of which may be unknown."""
+    if value is None or first is None:
+        return Difference(absolute=None, ratio=None)
+    return Difference(absolute=value - first, ratio=value / first if first else None)
+
+
+def compare(arm: RequestRecord, first: RequestRecord) -> ArmDifference:
+    """All differences of one arm to the first."""
+    ours, theirs = _numbers(arm), _numbers(first)
+    return ArmDifference(**{name: difference(ours[name], theirs[name]) for name in ours})
+
+
+def _numbers(record: RequestRecord) -> dict[str, float | None]:
+    times = derive(record)
+    return {
+        "ttft_ms": times.ttft_ms,
+        "tpot_ms": times.tpot_ms,
+        "prefill_ms": times.prefill_ms,
+        "decode_ms": times.decode_ms,
+        "e2e_ms": times.e2e_ms,
+        "tokens_per_s": times.tokens_per_s,
+        "bytes_per_s": times.bytes_per_s,
+        "prompt_tokens": record.prompt_tokens,
+        "completion_tokens": record.completion_tokens,
+        "completion_bytes": record.completion_bytes,
+        "state_bytes": live_state_bytes(record.state),
+        "reserved_bytes": record.state.reserved_bytes,
+    }
+
+
+def caveats(
+    records: Sequence[RequestRecord | None], texts: Sequence[str], *, mode: str
+) -> tuple[str, ...]:
+    """What a reader must know before believing a difference between these arms.
+
+    A record is None for an arm that was not accepted.
+    """
+    answered = [record for record in records if record is not None and record.status == "ok"]
+    kernels = {record.build.kernel_path for record in answered if record.build is not None}
+    found = {
+        "one pair of answers shows no distribution": True,
+        "the arms ran at the same time and slowed each other down": mode == "concurrent",
+        "an arm did not answer": len(answered) < len(records),
+        "an arm waited for its model to load": any(record.cold for record in answered),
+        "an arm's model is unverified": any(record.verified is False for record in answered),
+        "the arms answered with different texts": len(set(texts)) > 1,
+        "the arms ran on different kernels": len(kernels) > 1,
+    }
+    return tuple(caveat for caveat, holds in found.items() if holds)
