@@ -1,0 +1,134 @@
+"""What the service itself costs a token: CPU time of its process over the tokens it streamed.
+
+The echo engine answers at once, so everything that is counted is HTTP, serving, recording and SSE.
+CPU time is read from /proc and not from the clock, so that the client beside it does not count.
+The last line of output is one JSON document with the same data.
+
+    python benchmarks/service_overhead.py --streams 1 8 32
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+ECHO = """
+id = "echo"
+family = "transformer"
+licence = "Apache-2.0"
+context_tokens = 65536
+engine = "echo"
+sources = []
+"""
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_s(pid: int) -> float:
+    """User and system time of a process, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
+async def stream(client: httpx.AsyncClient, words: int) -> int:
+    """One streamed answer; how many tokens it had."""
+    body = {
+        "model": "echo",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "max_tokens": words,
+        "messages": [{"role": "user", "content": "word " * words}],
+    }
+    tokens = 0
+    async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+        answer.raise_for_status()
+        async for line in answer.aiter_lines():
+            if line.startswith("data: {") and '"usage":{' in line:
+                tokens = json.loads(line[6:])["usage"]["completion_tokens"]
+    return tokens
+
+
+async def measure(base_url: str, pid: int, streams: int, words: int, repeats: int) -> dict:
+    """CPU microseconds of the service a token, `streams` at once."""
+    async with httpx.AsyncClient(base_url=base_url, timeout=120, limits=httpx.Limits()) as client:
+        await asyncio.gather(*(stream(client, 32) for _ in range(streams)))  # warm-up
+        before_s, begun = cpu_s(pid), time.perf_counter()
+        tokens = 0
+        for _ in range(repeats):
+            tokens += sum(await asyncio.gather(*(stream(client, words) for _ in range(streams))))
+        return {
+            "streams": streams,
+            "tokens": tokens,
+            "cpu_us_per_token": (cpu_s(pid) - before_s) * 1e6 / tokens,
+            "tokens_per_s": tokens / (time.perf_counter() - begun),
+        }
+
+
+def main() -> None:
+    """Start the service, measure, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--streams", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--words", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "echo.toml").write_text(ECHO)
+        command = [sys.executable, "-m", "service", "serve", "--port", "0", "--preload", "echo"]
+        service = subprocess.Popen(
+            [*command, "--models", folder, "--data-dir", f"{folder}/data"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert service.stdout is not None
+            found = None
+            while found is None:
+                found = re.search(r"http://[\w.]+:\d+", service.stdout.readline())
+            base_url = found.group()
+            while httpx.get(f"{base_url}/ready").status_code != 200:
+                time.sleep(0.1)
+            rows = []
+            for streams in options.streams:
+                runs = [
+                    asyncio.run(
+                        measure(base_url, service.pid, streams, options.words, options.repeats)
+                    )
+                    for _ in range(options.runs)
+                ]
+                rows.append(
+                    {
+                        "streams": streams,
+                        "cpu_us_per_token": statistics.median(r["cpu_us_per_token"] for r in runs),
+                        "tokens_per_s": statistics.median(r["tokens_per_s"] for r in runs),
+                        "runs": runs,
+                    }
+                )
+        finally:
+            service.terminate()
+            service.wait(30)
+
+    table = Table("streams", "CPU µs/token", "tokens/s", title="service overhead, echo engine")
+    for row in rows:
+        table.add_row(
+            str(row["streams"]), f"{row['cpu_us_per_token']:.1f}", f"{row['tokens_per_s']:.0f}"
+        )
+    Console().print(table)
+    print(json.dumps({"benchmark": "service_overhead", "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""A real `triptych serve` in its own process, for tests that look from outside."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+START_LIMIT_S = 60.0
+ADDRESS = re.compile(r"http://[\w.:\[\]]+:\d+")
+
+
+class RunningService:
+    """A service process, its address and its output."""
+
+    def __init__(self, data_dir: Path, *options: str) -> None:
+        self.data_dir = data_dir
+        data_dir.mkdir(parents=True, exist_ok=True)
+        self.log = data_dir / "serve.log"
+        command = [sys.executable, "-m", "service", "serve", "--port", "0"]
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [*command, "--data-dir", str(data_dir), *options],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+                start_new_session=True,
+            )
+        self.base_url = self._wait(self._address)
+
+    def _wait(self, answer: Callable[[], str | None], limit_s: float = START_LIMIT_S) -> str:
+        deadline = time.monotonic() + limit_s
+        while time.monotonic() < deadline:
+            if (found := answer()) is not None:
+                return found
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.05)
+        raise AssertionError(f"the service did not come up:\n{self.output()}")
+
+    def _address(self) -> str | None:
+        found = ADDRESS.search(self.output())
+        return found and found.group()
+
+    def _ready(self) -> str | None:
+        try:
+            return "ready" if httpx.get(f"{self.base_url}/ready").status_code == 200 else None
+        except httpx.TransportError:
+            return None
+
+    def output(self) -> str:
+        """Everything it printed."""
+        return self.log.read_text(errors="replace")
+
+    def wait_ready(self) -> None:
+        """Return once its preloaded models answer."""
+        self._wait(self._ready, 120.0)
+
+    def kill(self) -> None:
+        """End the service with SIGKILL; what it leaves behind is its own affair."""
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        """End it as an operator does; its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+@pytest.fixture
+def start_service(tmp_path: Path) -> Iterator[Callable[..., RunningService]]:
+    """Start services on one data folder; all are stopped at the end."""
+    started: list[RunningService] = []
+
+    def start(*options: str) -> RunningService:
+        started.append(RunningService(tmp_path / "data", *options))
+        return started[-1]
+
+    yield start
+    for service in started:
+        service.stop()
+
+
+@pytest.fixture(scope="session")
+def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """One service with the three reference models loaded."""
+    service = RunningService(tmp_path_factory.mktemp("trio") / "data")
+    service.wait_ready()
+    yield service
+    assert service.stop() == 0
