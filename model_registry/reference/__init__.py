@@ -1,1 +1,1 @@
-"""The reference trio: a transformer, an SSM and a hybrid trained alike, and what reproduces them."""
+"""The reference trio: a transformer, an SSM and a hybrid, trained alike."""
