@@ -1,81 +1,10 @@
-"""Mamba-1's selective scan from a given state.
-
-The mixers of Mamba, Falcon-Mamba and Jamba (transformers 5.19 to 5.23) start every forward pass of
-more than one token from a zero state, even when their cache holds one, so a prompt that is
-prefilled in chunks comes out wrong. Here a mixer that is about to run hands its cached state to the
-scan, which replaces the module-level function that the mixer calls. A mixer without a hand-over
-(any model that is not served from slots) gets transformers' own scan.
-"""
-
-import sys
-from collections.abc import Callable
-from typing import Any
+"""Mamba-1's selective scan from a given state, in operators of torch."""
 
 import torch
 from torch.nn import functional
 
-_MIXERS = {"MambaMixer", "FalconMambaMixer", "JambaMambaMixer"}
-_SCAN = "mamba_selective_scan"
 #: Tokens whose discretized inputs are held at once: bounds memory, costs no accuracy.
 _CHUNK_TOKENS = 64
-
-
-def continue_from_cache(model: torch.nn.Module) -> bool:
-    """Let the Mamba-1 mixers of a model continue from their cached state; False if it has none."""
-    mixers = [m for m in model.modules() if type(m).__name__ in _MIXERS]
-    for mixer in mixers:
-        module = sys.modules[type(mixer).__module__]
-        if not isinstance(getattr(module, _SCAN), _ScanFromState):
-            setattr(module, _SCAN, _ScanFromState(getattr(module, _SCAN)))
-        scan = getattr(module, _SCAN)
-        mixer.register_forward_pre_hook(scan.hand_over, with_kwargs=True)
-        mixer.register_forward_hook(scan.drop, always_call=True)
-    return bool(mixers)
-
-
-class _ScanFromState:
-    """Stands in for transformers' scan; one engine loop runs at a time, so one state is enough."""
-
-    def __init__(self, original: Callable[..., Any]) -> None:
-        self._original = original
-        self._state: torch.Tensor | None = None
-
-    def hand_over(
-        self, mixer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        """Before a mixer runs: remember the state that its layer of the cache holds."""
-        cache = kwargs.get("cache_params", args[1] if len(args) > 1 else None)
-        if cache is not None:
-            self._state = cache.layers[mixer.layer_idx].recurrent_states[0]
-
-    def drop(self, *_: object) -> None:
-        """After a mixer ran, or failed."""
-        self._state = None
-
-    def __call__(
-        self,
-        hidden_states: torch.Tensor,
-        dt: torch.Tensor,
-        *arguments: Any,  # noqa: ANN401 - transformers' signature
-        **options: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
-        """Scan from the state handed over, if there is one."""
-        if self._state is None:
-            return self._original(hidden_states, dt, *arguments, **options)
-        decay, inputs, outputs = arguments
-        if not (options["delta_softplus"] and options["return_last_state"]):
-            raise NotImplementedError("a scan without softplus or without a final state")
-        return selective_scan(
-            hidden_states,
-            dt,
-            decay,
-            inputs,
-            outputs,
-            skip=options["D"],
-            gate=options["z"],
-            dt_bias=options["delta_bias"],
-            state=self._state,
-        )
 
 
 def selective_scan(  # noqa: PLR0913 - the scan's operands

@@ -10,7 +10,7 @@ from transformers import DynamicCache, PreTrainedModel
 from model_registry.spec import ResolvedModel
 from service.core.events import ModelBuild, ModelMemory, StateBytes
 from service.engines.torch import attention
-from service.engines.torch.mamba1 import continue_from_cache
+from service.engines.torch.continuation import repair_continuation
 from service.engines.torch.rope import long_rope
 from service.engines.torch.slots import Slots
 
@@ -41,7 +41,7 @@ class SlotModel:
         self._slots = Slots(self._filled_cache(text), slots=slots, limit_tokens=self.context_tokens)
         if self._slots.has_attention:
             network.set_attn_implementation(attention.IMPLEMENTATION)
-        continue_from_cache(network)
+        repair_continuation(network)
 
     def take(self) -> int | None:
         """A free slot, its state cleared; None if all are taken."""
@@ -69,13 +69,14 @@ class SlotModel:
             if crosses:
                 self._slots.clear(slot)
                 sequence = everything
-        logits = self._forward([slot], [sequence], logits=len(token_ids) if every_logit else 1)[0]
+        wanted = len(token_ids) if every_logit else 1
+        logits = self._forward([slot], [sequence], logits=wanted, prefilling=True)[0]
         return logits if every_logit else logits[-1]
 
     def decode(self, slots: Sequence[int], token_ids: Sequence[int]) -> torch.Tensor:
         """Append one token to each slot; float32 logits, shape (slots, vocabulary)."""
         if self._long_rope is None:
-            return self._forward(slots, [[token] for token in token_ids], logits=1)[:, -1]
+            return self._forward(slots, [[token] for token in token_ids])[:, -1]
         token_of = dict(zip(slots, token_ids, strict=True))
         crossing = [slot for slot in slots if self._long_rope.crosses(slot, 1)]
         rows = {slot: self.prefill(slot, [token_of[slot]]) for slot in crossing}
@@ -83,7 +84,7 @@ class SlotModel:
             batch = [s for s in slots if s not in rows and self._long_rope.is_long(s) is long]
             if batch:
                 ids = [[token_of[slot]] for slot in batch]
-                rows |= zip(batch, self._forward(batch, ids, logits=1)[:, -1], strict=True)
+                rows |= zip(batch, self._forward(batch, ids)[:, -1], strict=True)
         for slot in slots:
             if slot not in crossing:
                 self._long_rope.append(slot, [token_of[slot]])
@@ -112,10 +113,16 @@ class SlotModel:
 
     @torch.inference_mode()
     def _forward(
-        self, slots: Sequence[int], token_ids: Sequence[Sequence[int]], *, logits: int
+        self,
+        slots: Sequence[int],
+        token_ids: Sequence[Sequence[int]],
+        *,
+        logits: int = 1,
+        prefilling: bool = False,
     ) -> torch.Tensor:
         """Advance slots by equally many tokens; float32 logits (slots, logits, vocabulary)."""
         order = self._slots.select(slots)
+        self._slots.cache.prefilling = prefilling
         if order != list(slots):
             ids_of = dict(zip(slots, token_ids, strict=True))
             token_ids = [ids_of[slot] for slot in order]

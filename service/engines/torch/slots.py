@@ -118,6 +118,13 @@ class HybridLayer(RecurrentLayer, AttentionLayer):  # type: ignore[override]
         RecurrentLayer.__init__(self, like, slots=slots)
 
 
+class SlotCache(Cache):
+    """What models are given as `past_key_values` or `cache_params`."""
+
+    prefilling = False
+    """Whether this forward pass reads a prompt, even if only one token of it."""
+
+
 class Slots:
     """All sequences that a model holds.
 
@@ -134,8 +141,7 @@ class Slots:
             _layer_like(layer, self._masks, slots=slots, limit_tokens=limit_tokens)
             for layer in like.layers
         ]
-        self.cache = Cache(layers=layers)
-        """What models are given as `past_key_values` or `cache_params`."""
+        self.cache = SlotCache(layers=layers)
         self._attention = [layer for layer in layers if isinstance(layer, AttentionLayer)]
         self._recurrent = [layer for layer in layers if isinstance(layer, RecurrentLayer)]
         self._taken: set[int] = set()

@@ -10,8 +10,8 @@ class KeyValues:
     """Keys and values of one sequence in one attention layer.
 
     They start small and grow by half, so a short sequence never pays for the whole context. With a
-    window only what the next token can see beside itself stays: `window - 1` tokens. Nothing beyond the tokens held is ever handed out,
-    so whatever the memory contained before cannot reach an answer.
+    window only what the next token sees beside itself stays: `window - 1` tokens. Nothing but the
+    tokens held is ever handed out, so what the memory contained before cannot reach an answer.
     """
 
     def __init__(self, window_tokens: int | None, limit_tokens: int) -> None:
