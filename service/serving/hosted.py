@@ -26,7 +26,7 @@ from service.serving.status import ArchitectureSummary, LoadState, ModelStatus
 log = logging.getLogger(__name__)
 
 Opener = Callable[[ResolvedModel], Engine]
-Locate = Callable[[CatalogEntry, str | None], ResolvedModel]
+Locate = Callable[[CatalogEntry, str | None, Path], ResolvedModel]
 
 #: How long routes leave a model alone that failed to load; asking for it by name always tries.
 FAILED_LOAD_REST_S = 30.0
@@ -39,6 +39,7 @@ class Hosting(Struct, frozen=True, kw_only=True):
 
     locate: Locate
     """Blocking: finds a model's files."""
+    models_dir: Path
     opener: Opener
     gate: Gate
     max_requests: int
@@ -77,7 +78,7 @@ class HostedModel:
     def look(self) -> tuple[ResolvedModel | None, str | None]:
         """Blocking: the model's files, or why they cannot be used."""
         try:
-            model = self._hosting.locate(self.entry, self.variant)
+            model = self._hosting.locate(self.entry, self.variant, self._hosting.models_dir)
             if self._architecture is None and model.path:
                 self._architecture = _summary(read_config(Path(model.path)))
         except (NotPulled, UnsupportedArchitecture) as error:

@@ -12,7 +12,7 @@ from model_registry.catalog import Catalog
 from model_registry.sources import locate
 from service.core.errors import ConfigError, Draining, ModelNotFound, ModelNotReady, TriptychError
 from service.serving.gate import Gate
-from service.serving.hosted import HostedModel, Hosting, Lease, Opener
+from service.serving.hosted import HostedModel, Hosting, Lease, Locate, Opener
 from service.serving.status import ModelStatus
 
 log = logging.getLogger(__name__)
@@ -35,13 +35,15 @@ class Pool:
         opener: Opener,
         gate: Gate,
         *,
+        locate: Locate = locate,
         max_queued_requests: int = 256,
         probe: bool = True,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._released = asyncio.Event()
         hosting = Hosting(
-            locate=lambda entry, variant: locate(entry, variant, models_dir),
+            locate=locate,
+            models_dir=models_dir,
             opener=opener,
             gate=gate,
             max_requests=max_queued_requests,
