@@ -1,0 +1,284 @@
+"""The one path: whatever ends a request, it has one record and leaves nothing behind."""
+
+import asyncio
+import random
+
+import pytest
+
+from service.core.errors import (
+    ConfigError,
+    ContextOverflow,
+    EngineFailed,
+    ModelNotFound,
+    ModelNotReady,
+    Overloaded,
+)
+from service.core.events import Delta, Finished, Started
+from service.core.routing import Arm, FallbackRoute, WeightedRoute
+
+CHAIN = {"chain": FallbackRoute(arms=(Arm(model="one"), Arm(model="two")))}
+
+
+def run(main):
+    return asyncio.run(main)
+
+
+def kinds(events):
+    return [type(event) for event in events]
+
+
+def test_events_come_in_order_and_the_record_is_final_with_the_last(bench):
+    """Who sees `Finished` finds the final record submitted and the place in the queue free."""
+
+    async def main():
+        b = bench()
+        async with b.chat.open(b.request(max_tokens=2)) as answer:
+            events = []
+            async for event in answer:
+                events.append(event)
+                if isinstance(event, Finished):
+                    assert answer.record.status == b.sink.finals[-1].status == "ok"
+                    assert b.pool.requests == b.engines["one"].running == 0
+        assert kinds(events) == [Started, Delta, Delta, Finished]
+
+    run(main())
+
+
+def test_no_event_goes_out_before_the_accepted_record_is_on_disk(bench, settle):
+    """The engine works meanwhile, but the client waits for the disk."""
+
+    async def main():
+        b = bench()
+        b.sink.may_flush.clear()
+        async with b.chat.open(b.request()) as answer:
+            first = asyncio.create_task(anext(answer))
+            await asyncio.sleep(0.05)
+            await settle()
+            assert b.engines["one"].running == 1
+            assert not first.done()
+            b.sink.may_flush.set()
+            assert isinstance(await first, Started)
+
+    run(main())
+
+
+def test_leaving_early_cancels_the_engine_and_records_it(bench):
+    """The record is made before anything is awaited, and keeps what was answered."""
+
+    async def main():
+        b = bench()
+        async with b.chat.open(b.request(max_tokens=50)) as answer:
+            async for event in answer:
+                if isinstance(event, Delta):
+                    break
+        assert (b.engines["one"].running, b.pool.requests) == (0, 0)
+        (record,) = b.sink.finals
+        assert (record.status, record.completion_tokens) == ("cancelled", 1)
+
+    run(main())
+
+
+def test_an_answer_that_nobody_reads_is_recorded_too(bench):
+    """A client can leave before the first event was asked for."""
+
+    async def main():
+        b = bench()
+        async with b.chat.open(b.request()):
+            pass
+        assert [record.status for record in b.sink.finals] == ["cancelled"]
+
+    run(main())
+
+
+def test_a_cancelled_task_leaves_a_record(bench, settle):
+    """A task cancelled while it waits for the engine, as on disconnect."""
+
+    async def main():
+        b = bench()
+        await b.ask()
+        b.engines["one"].may_step.clear()
+        task = asyncio.create_task(b.ask())
+        while not b.engines["one"].running:
+            await settle()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert b.sink.finals[-1].status == "cancelled"
+        assert (b.engines["one"].running, b.pool.requests) == (0, 0)
+
+    run(main())
+
+
+@pytest.mark.parametrize("error", [EngineFailed("host died"), ZeroDivisionError()])
+def test_an_engine_that_fails_in_the_middle_is_recorded(bench, error):
+    """Our errors and bugs alike: one failed record, and the error goes on."""
+
+    async def main():
+        b = bench()
+        b.prepare["one"] = lambda engine: (
+            setattr(engine, "error", error),
+            setattr(engine, "fail_after_tokens", 2),
+        )
+        with pytest.raises(type(error)):
+            await b.ask()
+        (record,) = b.sink.finals
+        assert (record.status, record.completion_tokens) == ("failed", 2)
+        assert b.pool.requests == 0
+
+    run(main())
+
+
+def test_an_engine_that_ends_without_finishing_has_failed(bench):
+    """A stream never just stops."""
+
+    async def main():
+        b = bench()
+        b.prepare["one"] = lambda engine: setattr(engine, "ends_early", True)
+        with pytest.raises(EngineFailed, match="without finishing"):
+            await b.ask()
+        assert b.sink.finals[-1].error_code == "engine_failed"
+
+    run(main())
+
+
+def test_an_unknown_model_leaves_a_refused_record(bench):
+    """The refusal is counted like every request."""
+
+    async def main():
+        b = bench()
+        with pytest.raises(ModelNotFound):
+            b.chat.open(b.request("nobody"))
+        (record,) = b.sink.finals
+        assert (record.status, record.error_code, record.model) == (
+            "refused", "model_not_found", None,
+        )  # fmt: skip
+
+    run(main())
+
+
+def test_the_first_request_is_cold_and_says_how_long_it_waited(bench):
+    """Time spent on a load is kept apart, and the next request is warm."""
+
+    async def main():
+        b = bench()
+        await b.ask()
+        await b.ask()
+        cold, warm = b.sink.finals
+        assert cold.cold
+        assert cold.load_ns > 0
+        assert (warm.cold, warm.load_ns) == (False, None)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "error", [ModelNotReady("x"), Overloaded("x"), ContextOverflow("x"), EngineFailed("x")]
+)
+def test_a_route_falls_to_its_next_arm_before_the_first_event(bench, error):
+    """What the first arm refused, the second answers; the record says both."""
+
+    async def main():
+        b = bench(routes=CHAIN)
+        b.prepare["one"] = lambda engine: setattr(engine, "error", error)
+        async with b.chat.open(b.request("chain")) as answer:
+            assert answer.model is None
+            assert isinstance([event async for event in answer][-1], Finished)
+            assert answer.model == "two"
+        (record,) = b.sink.finals
+        assert (record.status, record.model, record.route) == ("ok", "two", "fallback")
+        assert record.route_reason.endswith(f"one: {error.code}")
+        assert b.pool.requests == 0
+
+    run(main())
+
+
+def test_a_route_whose_arms_all_refuse_fails_with_the_last_error(bench):
+    """Nothing is hidden: the error is the last arm's, the reason names the first's."""
+
+    async def main():
+        b = bench(routes=CHAIN)
+        b.prepare["one"] = lambda engine: setattr(engine, "load_error", ModelNotReady("no memory"))
+        b.prepare["two"] = lambda engine: setattr(engine, "error", Overloaded("full"))
+        await b.pool.start()
+        with pytest.raises(Overloaded):
+            await b.ask("chain")
+        (record,) = b.sink.finals
+        assert record.status == "refused"
+        assert record.route_reason == "first arm; one: model_not_ready"
+        await b.pool.aclose()
+
+    run(main())
+
+
+def test_an_answer_that_began_never_changes_its_arm(bench):
+    """After the first event a failure is a failure: half an answer cannot be taken back."""
+
+    async def main():
+        b = bench(routes=CHAIN)
+        b.prepare["one"] = lambda engine: (
+            setattr(engine, "error", EngineFailed("died")),
+            setattr(engine, "fail_after_tokens", 1),
+        )
+        with pytest.raises(EngineFailed):
+            await b.ask("chain")
+        assert "two" not in b.engines
+
+    run(main())
+
+
+def test_a_weighted_route_tells_who_answered(bench):
+    """A route with one possible arm is settled from the start."""
+
+    async def main():
+        route = WeightedRoute(arms=(Arm(model="three"), Arm(model="two", weight=1e-9)))
+        b = bench(routes={"ab": route})
+        async with b.chat.open(b.request("ab", sticky_key="ann")) as answer:
+            assert answer.model == "three"
+            await anext(answer)
+        assert b.sink.finals[0].requested_model == "ab"
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("routes", "message"),
+    [
+        ({"one": FallbackRoute(arms=(Arm(model="two"),))}, "has the id of a model"),
+        ({"r": FallbackRoute(arms=(Arm(model="nobody"),))}, "names the model nobody"),
+    ],
+)
+def test_wrong_routes_are_found_at_the_start(bench, routes, message):
+    """A typing error in the configuration is no surprise of the first request."""
+
+    async def main():
+        with pytest.raises(ConfigError, match=message):
+            bench(routes=routes)
+
+    run(main())
+
+
+def test_random_cancellation_leaves_no_request_behind(bench):
+    """200 requests cancelled at random points: every record once, every place free."""
+
+    async def main():
+        b = bench(max_queued_requests=500)
+        await b.ask()
+        draws = random.Random(7)
+
+        async def victim(number):
+            task = asyncio.create_task(b.ask(request_id=f"v{number}", max_tokens=20))
+            for _ in range(draws.randrange(60)):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        await asyncio.gather(*(victim(number) for number in range(200)))
+        ids = [record.request_id for record in b.sink.finals if record.request_id[0] == "v"]
+        assert sorted(ids) == sorted(
+            {record.request_id for record in b.sink.records if record.request_id[0] == "v"}
+        )
+        assert len({record.status for record in b.sink.finals}) > 1
+        assert (b.pool.requests, b.engines["one"].running) == (0, 0)
+        assert repr(b.gate) == "<Gate inside=0 alone=False waiting=0>"
+
+    run(main())
