@@ -1,0 +1,25 @@
+"""One id of our own for every HTTP request, on every response."""
+
+from typing import Any
+
+from litestar.types import Message, Scope
+
+from service.core.ids import new_request_id
+
+HEADER = "x-request-id"
+_KEY = "triptych_request_id"
+
+
+def request_id_of(scope: Scope) -> str:
+    """The request's id, made when it is first asked for."""
+    state: dict[str, Any] = scope["state"]
+    request_id: str = state.setdefault(_KEY, None) or new_request_id()
+    state[_KEY] = request_id
+    return request_id
+
+
+async def add_request_id(message: Message, scope: Scope) -> None:
+    """Put the id on a response, errors and unknown paths included."""
+    if message["type"] == "http.response.start":
+        header = (HEADER.encode(), request_id_of(scope).encode())
+        message["headers"] = [*message.get("headers", ()), header]
