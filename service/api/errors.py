@@ -1,0 +1,144 @@
+"""Errors as clients of the OpenAI API know them: one body for every status."""
+
+import logging
+import math
+import re
+from typing import Any
+
+from litestar import Request, Response
+from litestar.enums import MediaType
+from litestar.exceptions import HTTPException, ValidationException
+from msgspec import Struct
+
+from service.api.request_id import request_id_of
+from service.core.errors import (
+    InvalidRequest,
+    NotFound,
+    TriptychError,
+    Unavailable,
+)
+
+log = logging.getLogger(__name__)
+
+#: The nearest ancestor counts.
+STATUS: dict[type[TriptychError], int] = {
+    InvalidRequest: 400,
+    NotFound: 404,
+    Unavailable: 503,
+    TriptychError: 500,
+}
+_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+_INTERNAL = "The server had an error while processing your request."
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(Struct, frozen=True):
+    """The body of every error."""
+
+    error: Problem
+
+
+def status_of(error: TriptychError) -> int:
+    """The HTTP status of an error."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def problem_of(error: Exception) -> Problem:
+    """What a client may know of an error: nothing of one that is not ours."""
+    if not isinstance(error, TriptychError):
+        return Problem(message=_INTERNAL, type="server_error", param=None, code="internal_error")
+    return Problem(
+        message=str(error), type=_type_of(status_of(error)), param=error.param, code=error.code
+    )
+
+
+def _type_of(status: int) -> str:
+    if status >= 500:  # noqa: PLR2004 (server errors)
+        return "service_unavailable" if status == 503 else "server_error"  # noqa: PLR2004
+    return "invalid_request_error"
+
+
+def retry_headers(error: TriptychError) -> dict[str, str]:
+    """When a client should try again; the openai clients obey all three headers."""
+    if error.retry_after_s is not None:
+        return {
+            "retry-after": str(max(1, math.ceil(error.retry_after_s))),
+            "retry-after-ms": str(math.ceil(error.retry_after_s * 1000)),
+        }
+    return {"x-should-retry": "false"} if isinstance(error, Unavailable) else {}
+
+
+def handle_triptych_error(_: Request[Any, Any, Any], error: TriptychError) -> Response[ErrorBody]:
+    """One of our own errors."""
+    status = status_of(error)
+    if status == 500:  # noqa: PLR2004 (internal error)
+        log.error("internal error", exc_info=error)
+    return _response(problem_of(error), status, retry_headers(error))
+
+
+def handle_http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[ErrorBody]:
+    """The framework's own errors: no such path, wrong method, too large, malformed."""
+    status = 400 if error.status_code == 422 else error.status_code  # noqa: PLR2004 (as OpenAI)
+    param, message = None, error.detail
+    if isinstance(error, ValidationException):
+        param, message = _invalid_value(error)
+    elif status >= 500:  # noqa: PLR2004
+        log.error("internal error", exc_info=error)
+        message = _INTERNAL
+    problem = Problem(
+        message=message,
+        type=_type_of(status),
+        param=param,
+        code=_CODES.get(status, "invalid_request" if status < 500 else "internal_error"),  # noqa: PLR2004
+    )
+    return _response(problem, status, dict(error.headers or {}))
+
+
+def _invalid_value(error: ValidationException) -> tuple[str | None, str]:
+    """Field and rule; msgspec's messages name types and limits, never the value."""
+    path = re.search(r"at `\$\.data\.([^`]+)`", str(error.__cause__))
+    details = [detail for detail in error.extra or () if isinstance(detail, dict)]
+    rule = details[0]["message"] if details else error.detail
+    field = path[1] if path else next((detail.get("key") for detail in details), None)
+    param = None if field == "data" else field
+    return param, f"`{param}`: {rule}" if param else f"The request body is invalid: {rule}"
+
+
+def handle_unreadable(_: Request[Any, Any, Any], __: Exception) -> Response[ErrorBody]:
+    """A body that is no text, or nested too deeply: the framework lets these two through."""
+    problem = Problem(
+        message="The request body is not valid JSON, or is nested too deeply.",
+        type="invalid_request_error",
+        param=None,
+        code="invalid_request",
+    )
+    return _response(problem, 400, {})
+
+
+def handle_bug(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorBody]:
+    """Anything else is a bug: logged whole, and hidden from the client."""
+    log.error("%s failed", request_id_of(request.scope), exc_info=error)
+    return _response(problem_of(error), 500, {})
+
+
+def _response(problem: Problem, status: int, headers: dict[str, str]) -> Response[ErrorBody]:
+    return Response(
+        ErrorBody(problem), status_code=status, headers=headers, media_type=MediaType.JSON
+    )
+
+
+EXCEPTION_HANDLERS: dict[int | type[Exception], Any] = {
+    TriptychError: handle_triptych_error,
+    HTTPException: handle_http_error,
+    RecursionError: handle_unreadable,
+    UnicodeDecodeError: handle_unreadable,
+    Exception: handle_bug,
+}
