@@ -1,0 +1,158 @@
+"""Server-sent events that notice when nobody listens any more."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+
+import msgspec
+from litestar.types import Receive, Scope, Send
+
+from service.api.errors import ErrorBody, problem_of
+from service.core.errors import TriptychError
+
+log = logging.getLogger(__name__)
+
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+#: nginx's status for a client that hung up; nobody reads it.
+CLIENT_CLOSED_REQUEST = 499
+#: How long the status line waits for the first event, so that early failures get their own status.
+FIRST_EVENT_S = 5.0
+#: A reader that takes nothing for so long is gone: it would hold a slot that others wait for.
+STALLED_S = 60.0
+
+_encode = msgspec.json.Encoder().encode
+
+
+def data(value: object) -> bytes:
+    """One event."""
+    return b"data: " + _encode(value) + b"\n\n"
+
+
+class ClientDisconnected(Exception):
+    """Nobody is there to read the answer."""
+
+
+@contextlib.asynccontextmanager
+async def cancelled_on_disconnect(receive: Receive) -> AsyncIterator[None]:
+    """Cancel the block as soon as the client hangs up, and raise ClientDisconnected.
+
+    To be entered when the body has been read.
+    """
+    loop = asyncio.get_running_loop()
+    presence = asyncio.timeout(None)
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        presence.reschedule(loop.time())
+
+    try:
+        async with presence:
+            watching = asyncio.create_task(watch())
+            try:
+                yield
+            finally:
+                watching.cancel()
+    except TimeoutError:
+        if presence.expired():
+            raise ClientDisconnected from None
+        raise
+
+
+class EventStream:
+    """A response of events, given as frames that `data` made.
+
+    It starts with its first frame; an error before that is raised and becomes a response of its
+    own, an error after it becomes an event, and the stream ends without `[DONE]`. Silence is filled
+    with comments. When the client leaves, the frames' generator is closed at once.
+    """
+
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes],
+        *,
+        headers: Callable[[], Mapping[str, str]],
+        keepalive_s: float,
+        first_event_s: float = FIRST_EVENT_S,
+        stalled_s: float = STALLED_S,
+    ) -> None:
+        self._frames = frames
+        self._headers = headers
+        self._keepalive_s = keepalive_s
+        self._first_event_s = first_event_s
+        self._stalled_s = stalled_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI)
+        """Answer one ASGI request."""
+        wire = _Wire(send, self._headers, self._stalled_s)
+        with contextlib.suppress(ClientDisconnected):
+            async with cancelled_on_disconnect(receive), contextlib.aclosing(self._frames):
+                await self._send_all(wire)
+
+    async def _send_all(self, wire: "_Wire") -> None:
+        silence = asyncio.create_task(self._fill_silence(wire))
+        try:
+            async for frame in self._frames:
+                await wire.write(frame)
+        except Exception as error:
+            if not wire.begun or isinstance(error, ClientDisconnected):
+                raise
+            if not isinstance(error, TriptychError):  # a bug, too late for another status
+                log.exception("a stream failed")
+            await wire.write(data(ErrorBody(problem_of(error))))
+        finally:
+            async with wire.lock:  # never in the middle of a write
+                silence.cancel()
+        await wire.end()
+
+    async def _fill_silence(self, wire: "_Wire") -> None:
+        await asyncio.sleep(self._first_event_s)
+        while True:
+            quiet_s = time.monotonic() - wire.written_s
+            if not wire.begun or quiet_s >= self._keepalive_s:
+                await wire.write(KEEP_ALIVE)
+                quiet_s = 0.0
+            await asyncio.sleep(self._keepalive_s - quiet_s)
+
+
+class _Wire:
+    """Writes in turn, the head first."""
+
+    def __init__(
+        self, send: Send, headers: Callable[[], Mapping[str, str]], stalled_s: float
+    ) -> None:
+        self._send = send
+        self._headers = headers
+        self._stalled_s = stalled_s
+        self.lock = asyncio.Lock()
+        self.begun = False
+        self.written_s = time.monotonic()
+
+    async def write(self, body: bytes, *, more: bool = True) -> None:
+        """Send a piece of the body. Raises ClientDisconnected if the client takes nothing."""
+        try:
+            async with self.lock, asyncio.timeout(self._stalled_s):
+                if not self.begun:
+                    self.begun = True
+                    await self._begin()
+                await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        except TimeoutError:
+            raise ClientDisconnected from None
+        self.written_s = time.monotonic()
+
+    async def end(self) -> None:
+        """End the response."""
+        await self.write(b"", more=False)
+
+    async def _begin(self) -> None:
+        headers = {
+            "content-type": "text/event-stream; charset=utf-8",
+            "cache-control": "no-cache",
+            "x-accel-buffering": "no",
+            **self._headers(),
+        }
+        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await self._send({"type": "http.response.start", "status": 200, "headers": encoded})
