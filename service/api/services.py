@@ -1,0 +1,25 @@
+"""What the routes work with, built by the composition root."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from service.core.ports import RecordSink, RecordStore
+from service.serving.chat import ChatService
+from service.serving.compare import CompareService
+from service.serving.pool import Pool
+from service.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """Everything a route may need."""
+
+    settings: Settings
+    pool: Pool
+    chat: ChatService
+    compare: CompareService
+    store: RecordStore
+    sink: RecordSink
+    render_metrics: Callable[[], tuple[bytes, str]]
+    """The page that Prometheus scrapes, and its content type."""
+    version: str
