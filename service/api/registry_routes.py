@@ -1,0 +1,48 @@
+"""Which models there are; answered from memory, also while one is loading."""
+
+import time
+from typing import Annotated
+
+from litestar import get
+from litestar.di import NamedDependency
+from litestar.params import FromPath, QueryParameter, SkipValidation
+
+from service.api.model_cards import ModelCard, ModelList, model_card, route_card
+from service.api.services import Services
+
+Deps = NamedDependency[SkipValidation[Services]]
+
+#: When this process began: the models have no birthday that clients could use.
+_CREATED = int(time.time())
+
+
+@get(["/v1/models", "/models", "/m/{model:str}/v1/models"], summary="All models", tags=["openai"])
+async def list_models(
+    services: Deps,
+    everything: Annotated[
+        bool,
+        QueryParameter(name="all", description="Also those whose files are not on this machine."),
+    ] = False,
+) -> ModelList:
+    """Models, variants and routes that can be asked for here."""
+    models = services.pool.snapshot()
+    routes = services.settings.routes
+    return ModelList(
+        data=[
+            *(route_card(name, route, models, _CREATED) for name, route in routes.items()),
+            *(
+                model_card(status, _CREATED)
+                for status in models.values()
+                if status.servable or everything
+            ),
+        ]
+    )
+
+
+@get("/v1/models/{model_id:path}", summary="One model", tags=["openai"])
+async def get_model(services: Deps, model_id: FromPath[str]) -> ModelCard:
+    """A model, `model:variant` or a route, whether its files are here or not."""
+    name = model_id.removeprefix("/")
+    if route := services.settings.routes.get(name):
+        return route_card(name, route, services.pool.statuses, _CREATED)
+    return model_card(services.pool.status(name), _CREATED)
