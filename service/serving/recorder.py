@@ -42,11 +42,14 @@ class Recorder:
         self.clock_ns = clock_ns
 
     def accept(self, request: ChatRequest) -> "Recording":
-        """Submit the `accepted` record and start recording."""
+        """Submit the `accepted` record and start recording.
+
+        Raises StoreUnavailable where the sink takes no more: nothing is answered unrecorded.
+        """
         recording = Recording(self, request)
+        self.sink.submit(recording.record)
         for observer in self.observers:
             observer.started(recording.record)
-        self.sink.submit(recording.record)
         return recording
 
 
