@@ -1,0 +1,199 @@
+"""The host's front desk: takes the service's messages, reads text, hands requests to the loop."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from msgspec import Struct
+
+from service.core.errors import EngineFailed, ModelNotReady, TriptychError
+from service.engines.limits import check_tokens
+from service.engines.torch.loading import load
+from service.engines.torch.loop import EngineLoop
+from service.engines.torch.messages import (
+    CallFailed,
+    Cancel,
+    DescribeTokenizer,
+    Detokenize,
+    FromHost,
+    Generate,
+    Loaded,
+    LoadFailed,
+    LoadModel,
+    LoadProgress,
+    RequestFailed,
+    Text,
+    ToHost,
+    TokenIds,
+    Tokenize,
+    Tokenizer,
+    UnloadModel,
+)
+from service.engines.torch.model import SlotModel
+from service.engines.torch.sequence import Sequence
+from service.engines.torch.text import TextCodec
+
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
+
+class _Hosted(Struct, frozen=True, kw_only=True):
+    """What is needed of a loaded model to prepare its requests."""
+
+    order: LoadModel
+    codec: TextCodec
+    context_tokens: int
+    vocabulary_tokens: int
+
+
+class Dispatch:
+    """Handles messages on the event loop; tokenizers and loads run in threads of their own.
+
+    `send` must be callable from any thread.
+    """
+
+    def __init__(self, engine: EngineLoop, send: Callable[[FromHost], None]) -> None:
+        self._engine = engine
+        self._send = send
+        self._hosted: dict[str, _Hosted] = {}
+        self._wanted: dict[str, LoadModel] = {}
+        self._orders: asyncio.Queue[LoadModel | UnloadModel] = asyncio.Queue()
+        self._preparing: dict[str, asyncio.Task[None]] = {}
+        self._calls: set[asyncio.Task[None]] = set()
+        self._text = ThreadPoolExecutor(2, thread_name_prefix="text")
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._librarian = asyncio.ensure_future(self._carry_out_orders())
+
+    def handle(self, message: ToHost) -> None:
+        """Begin what a message asks for; never blocks."""
+        match message:
+            case Generate():
+                task = asyncio.ensure_future(self._prepare(message))
+                self._preparing[message.request.request_id] = task
+            case Cancel(request_id=request_id):
+                task_or_none = self._preparing.pop(request_id, None)
+                if task_or_none is not None:
+                    task_or_none.cancel()
+                self._engine.cancel(request_id)
+            case LoadModel():
+                self._wanted[message.model.id] = message
+                self._orders.put_nowait(message)
+            case UnloadModel(model_id=model_id):
+                self._wanted.pop(model_id, None)
+                self._orders.put_nowait(message)
+            case Tokenize() | Detokenize() | DescribeTokenizer():
+                call = asyncio.ensure_future(self._answer(message))
+                self._calls.add(call)
+                call.add_done_callback(self._calls.discard)
+
+    async def _prepare(self, message: Generate) -> None:
+        request = message.request
+        try:
+            hosted = self._find(request.model)
+            build = partial(
+                Sequence,
+                request,
+                hosted.codec,
+                model_id=request.model,
+                queued_ns=message.queued_ns,
+                context_tokens=hosted.context_tokens,
+                vocabulary_tokens=hosted.vocabulary_tokens,
+                max_answer_tokens=hosted.order.max_answer_tokens,
+            )
+            sequence = await _run_in(self._text, build)
+        except TriptychError as error:
+            self._fail(request.request_id, error)
+        else:
+            self._engine.submit(sequence)
+        finally:
+            self._preparing.pop(request.request_id, None)
+
+    def _fail(self, request_id: str, error: TriptychError) -> None:
+        self._send(
+            RequestFailed(
+                request_id=request_id, code=error.code, message=str(error), param=error.param
+            )
+        )
+
+    async def _answer(self, call: Tokenize | Detokenize | DescribeTokenizer) -> None:
+        try:
+            hosted = self._find(call.model_id)
+            reply = await _run_in(self._text, partial(_reply, call, hosted))
+        except TriptychError as error:
+            reply = CallFailed(call_id=call.call_id, code=error.code, message=str(error))
+        self._send(reply)
+
+    def _find(self, model_id: str) -> _Hosted:
+        try:
+            return self._hosted[model_id]
+        except KeyError:
+            raise ModelNotReady(f"The model {model_id} is not loaded.") from None
+
+    async def _carry_out_orders(self) -> None:
+        """Load and unload one after another, in the order asked for."""
+        while True:
+            match await self._orders.get():
+                case LoadModel() as order if self._wanted.get(order.model.id) is order:
+                    await self._load(order)
+                case UnloadModel(model_id=model_id):
+                    self._hosted.pop(model_id, None)
+                    self._engine.remove_model(model_id)
+
+    async def _load(self, order: LoadModel) -> None:
+        model_id = order.model.id
+        try:
+            codec, model = await _run_in(self._loader, partial(self._read, order))
+        except TriptychError as error:
+            self._send(LoadFailed(model_id, str(error)))
+            return
+        if self._wanted.get(model_id) is not order:
+            model.close()  # unloaded meanwhile
+            return
+        self._hosted[model_id] = _Hosted(
+            order=order,
+            codec=codec,
+            context_tokens=model.context_tokens,
+            vocabulary_tokens=model.vocabulary_tokens,
+        )
+        loaded = Loaded(
+            model_id=model_id,
+            build=model.build,
+            memory=model.memory(),
+            context_tokens=model.context_tokens,
+            vocabulary_tokens=model.vocabulary_tokens,
+        )
+        self._engine.add_model(model, chunk_tokens=order.prefill_chunk_tokens)
+        self._send(loaded)
+
+    def _read(self, order: LoadModel) -> tuple[TextCodec, SlotModel]:
+        model = order.model
+        self._send(LoadProgress(model_id=model.id, stage="tokenizer"))
+        codec = TextCodec.open(Path(model.path), model.spec.chat_template)
+        return codec, load(model, slots=order.slots, progress=self._send)
+
+
+async def _run_in(executor: ThreadPoolExecutor, call: Callable[[], Result]) -> Result:
+    """Run `call` in a thread; what it did not expect becomes EngineFailed."""
+    try:
+        return await asyncio.get_running_loop().run_in_executor(executor, call)
+    except TriptychError:
+        raise
+    except Exception as error:  # other people's code on other people's files may raise anything
+        log.exception("%r failed", call)
+        raise EngineFailed(f"{type(error).__name__}: {error}") from error
+
+
+def _reply(call: Tokenize | Detokenize | DescribeTokenizer, hosted: _Hosted) -> FromHost:
+    match call:
+        case Tokenize(call_id=call_id, prompt=prompt, add_special_tokens=add):
+            return TokenIds(call_id, tuple(hosted.codec.encode(prompt, add_special_tokens=add)))
+        case Detokenize(call_id=call_id, token_ids=token_ids):
+            check_tokens(token_ids, vocabulary_tokens=hosted.vocabulary_tokens)
+            return Text(call_id, hosted.codec.decode(token_ids))
+        case DescribeTokenizer(call_id=call_id):
+            return Tokenizer(call_id, hosted.codec.info)

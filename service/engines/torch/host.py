@@ -1,0 +1,114 @@
+"""The engine host process: `python -m service.engines.torch.host --socket PATH --threads N`.
+
+Connects to the service's UNIX socket and serves it until the connection ends: with the service's
+death, however it comes, or with SIGTERM. The service sets the environment, since OpenMP reads it
+when torch is first imported: threads that wait by spinning would starve all other processes.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+STOP_S: Final = 2.0
+"""How long a step may still take when the host is told to end."""
+
+log = logging.getLogger("service.engines.torch.host")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve one connection; the process's exit status."""
+    parser = argparse.ArgumentParser(prog="python -m service.engines.torch.host")
+    parser.add_argument("--socket", type=Path, required=True, help="UNIX socket to connect to")
+    parser.add_argument(
+        "--threads", type=int, required=True, help="threads that torch computes with"
+    )
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the service, which ends us
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="WARNING")
+    problem = environment_problem(options.threads)
+    if problem:
+        log.error("%s", problem)
+        return os.EX_USAGE
+    return asyncio.run(_serve(options.socket))
+
+
+def environment_problem(threads: int) -> str | None:
+    """What is wrong with the environment that torch would read, None if nothing."""
+    wanted = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads)}
+    for name, value in wanted.items():
+        if os.environ.get(name) != value:
+            return f"{name} must be {value} before torch is imported, not {os.environ.get(name)}"
+    return "torch was imported too early" if "torch" in sys.modules else None
+
+
+async def _serve(socket: Path) -> int:
+    # Imported here, after the environment was checked.
+    import torch
+    import transformers
+    from msgspec import msgpack
+
+    from service.engines.torch.dispatch import Dispatch
+    from service.engines.torch.frames import FrameProtocol
+    from service.engines.torch.loop import EngineLoop
+    from service.engines.torch.messages import FromHost, Hello, ToHost, frame
+
+    running = asyncio.get_running_loop()
+    ended: asyncio.Future[int] = running.create_future()
+
+    def end(status: int) -> None:
+        if not ended.done():
+            ended.set_result(status)
+
+    def send(message: FromHost) -> None:
+        running.call_soon_threadsafe(protocol.send_frame, frame(message))
+
+    def run_engine() -> None:
+        try:
+            engine.run()
+        except (
+            BaseException
+        ):  # the process must not outlive its engine: end it, the service restarts it
+            log.exception("the engine loop failed")
+            running.call_soon_threadsafe(end, os.EX_SOFTWARE)
+            raise
+
+    engine = EngineLoop(send)
+    dispatch = Dispatch(engine, send)
+    _, protocol = await running.create_unix_connection(
+        lambda: FrameProtocol(
+            msgpack.Decoder(ToHost),
+            on_message=dispatch.handle,
+            on_lost=lambda: end(os.EX_OK),
+        ),
+        str(socket),
+    )
+    running.add_signal_handler(signal.SIGTERM, end, os.EX_OK)
+    thread = threading.Thread(target=run_engine, name="engine", daemon=True)
+    thread.start()
+    protocol.send(
+        Hello(
+            engine_version=f"torch {torch.__version__}, transformers {transformers.__version__}",
+            device="cpu",
+            threads=torch.get_num_threads(),
+        )
+    )
+    status = await ended
+    engine.stop()
+    await running.run_in_executor(None, thread.join, STOP_S)
+    return status
+
+
+if __name__ == "__main__":
+    _status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A thread may still be inside torch or a tokenizer, which the interpreter's own end waits for
+    # or crashes in; everything that matters is on the other side of the socket.
+    os._exit(_status)
