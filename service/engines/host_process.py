@@ -1,0 +1,174 @@
+"""One life of a torch host: a child process, its socket and its log."""
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from msgspec import msgpack
+
+from service.engines.torch.frames import FrameProtocol
+from service.engines.torch.messages import FromHost, ToHost
+
+SOCKET_PATH_BYTES: Final = 100
+"""Longest socket path that is used; UNIX allows 107."""
+
+START_S: Final = 120.0
+"""Longest time that a host may take to import torch and connect."""
+
+STOP_S: Final = 5.0
+"""How long a host that was told to end may take before it is killed."""
+
+LOG_TAIL_BYTES: Final = 4096
+
+_FIRST: Final = asyncio.FIRST_COMPLETED
+
+
+def default_threads() -> int:
+    """One core less than there are: the HTTP process needs one too."""
+    return max(1, len(os.sched_getaffinity(0)) - 1)
+
+
+class HostProcess:
+    """Starts the child, listens for it, and says why it ended.
+
+    The child connects to a socket that only this user can reach and ends when the connection does,
+    so it cannot outlive the service.
+    """
+
+    def __init__(
+        self, data_dir: Path, *, threads: int, on_message: Callable[[FromHost], None]
+    ) -> None:
+        self._data_dir = data_dir
+        self._threads = threads
+        self._on_message = on_message
+        self._process: asyncio.subprocess.Process | None = None
+        self._protocol: FrameProtocol[FromHost] | None = None
+        self._lost = asyncio.Event()
+        self._connected = asyncio.Event()
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id while it lives."""
+        alive = self._process is not None and self._process.returncode is None
+        return self._process.pid if alive and self._process else None
+
+    def send(self, message: ToHost) -> None:
+        """Queue a message; a no-op without a connection."""
+        if self._protocol is not None:
+            self._protocol.send(message)
+
+    async def run(self) -> str:
+        """Live through one child; returns why it ended. Cancelling ends the child."""
+        log_path = self._data_dir / "logs" / "torch-host.log"
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        socket_path = self._socket_path()
+        running = asyncio.get_running_loop()
+        server = await running.create_unix_server(self._accept, str(socket_path))
+        try:
+            with log_path.open("ab") as output:
+                log_start = output.tell()
+                self._process = await self._spawn(socket_path, output)
+            try:
+                ended = await self._wait(server)
+            finally:
+                await self._end()
+        finally:
+            server.close()
+            socket_path.unlink(missing_ok=True)
+        last = _last_line(log_path, log_start)
+        return f"The torch host {ended}" + (f"; its last words were: {last}" if last else ".")
+
+    def _accept(self) -> "FrameProtocol[FromHost]":
+        self._protocol = FrameProtocol(
+            msgpack.Decoder(FromHost), on_message=self._on_message, on_lost=self._lost.set
+        )
+        self._connected.set()
+        return self._protocol
+
+    async def _spawn(self, socket_path: Path, output: BinaryIO) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "service.engines.torch.host",
+            "--socket",
+            str(socket_path),
+            "--threads",
+            str(self._threads),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=_environment(self._threads),
+            start_new_session=True,  # a terminal's Ctrl-C is for the service alone
+        )
+
+    async def _wait(self, server: asyncio.Server) -> str:
+        """Until the child ends or hangs up; how it ended."""
+        assert self._process is not None
+        ended = asyncio.ensure_future(self._process.wait())
+        lost = asyncio.ensure_future(self._lost.wait())
+        connected = asyncio.ensure_future(self._connected.wait())
+        try:
+            await asyncio.wait({ended, connected}, timeout=START_S, return_when=_FIRST)
+            if connected.done():
+                server.close()  # there is one child, and it is here
+                await asyncio.wait({ended, lost}, return_when=_FIRST)
+                await asyncio.wait({ended}, timeout=STOP_S)
+        finally:
+            for task in (ended, lost, connected):
+                task.cancel()
+        if not ended.done():
+            return "hung up" if connected.done() else f"did not connect within {START_S:g} s"
+        status = ended.result()
+        if status < 0:
+            return f"was killed by {signal.Signals(-status).name}"
+        return f"ended with status {status}"
+
+    async def _end(self) -> None:
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        process.terminate()
+        try:
+            async with asyncio.timeout(STOP_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+    def _socket_path(self) -> Path:
+        folder = (self._data_dir / "run").resolve()
+        name = f"torch-{os.getpid()}.sock"
+        if len(os.fsencode(folder / name)) > SOCKET_PATH_BYTES:
+            return Path(tempfile.mkdtemp(prefix="triptych-")) / name  # 0700 by itself
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        (folder / name).unlink(missing_ok=True)
+        return folder / name
+
+
+def _environment(threads: int) -> dict[str, str]:
+    return os.environ | {
+        # Threads that wait by spinning would take the service's core: 10 to 20 times slower.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _last_line(log_path: Path, start: int) -> str | None:
+    """The last line that the child wrote, None if it wrote nothing."""
+    with log_path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(start, end - LOG_TAIL_BYTES))
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), None)

@@ -1,0 +1,465 @@
+"""The torch host as the service sees it: a supervised child process, and one engine a model."""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from model_registry.spec import ResolvedModel
+from service.core.chat import ChatRequest, Prompt
+from service.core.errors import EngineFailed, InvalidRequest, ModelNotReady, TriptychError
+from service.core.events import EngineEvent, Finished, ModelMemory
+from service.core.ports import LoadProgress, TokenizerInfo
+from service.engines.host_process import HostProcess, default_threads
+from service.engines.torch import messages as wire
+
+STEADY_S: Final = 60.0
+"""A host that lived this long is restarted after the shortest wait."""
+
+LONGEST_WAIT_S: Final = 60.0
+"""Longest wait before a restart."""
+
+FATAL_LOADS: Final = 3
+"""Host deaths during one model's load after which it is not loaded again by itself."""
+
+State = Literal["stopped", "starting", "running", "restarting", "closed"]
+Progress = Callable[[LoadProgress], None]
+
+log = logging.getLogger(__name__)
+
+
+class HostStatus(Struct, frozen=True, kw_only=True):
+    """How the torch host fares."""
+
+    state: State
+    pid: int | None
+    threads: int
+    engine_version: str | None
+    restarts: int
+    last_failure: str | None
+    """Why the host ended last; None if it never did."""
+    restart_in_s: float | None
+    """Seconds until the next start, where the state is `restarting`."""
+
+
+@dataclass(slots=True)
+class _Model:
+    """What the service wants loaded, and how far that is."""
+
+    order: wire.LoadModel
+    on_progress: Progress
+    waiter: "asyncio.Future[wire.Loaded]"
+    loaded: wire.Loaded | None = None
+    memory: ModelMemory = field(default_factory=ModelMemory)
+    loading: bool = False
+    """Whether the host has begun to load it."""
+    fatal_loads: int = 0
+    trouble: str | None = None
+    """Why it is not loaded again by itself."""
+
+
+class TorchHost:
+    """Keeps one host process alive while models are wanted, and routes what it says.
+
+    The process starts with the first load. If it dies, its running requests fail, it is started
+    again after 1, 2, 4 … 60 s, and its models are loaded again.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        slots: int = 32,
+        prefill_chunk_tokens: int = 256,
+        max_answer_tokens: int | None = None,
+        threads: int = 0,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            data_dir: Folder for the socket (`run/`) and the child's log (`logs/torch-host.log`).
+            slots: Requests that one model answers at once.
+            prefill_chunk_tokens: Most prompt tokens that are prefilled between two decode steps.
+            max_answer_tokens: Longest answer to a request that names no `max_tokens`.
+            threads: Threads that torch computes with; 0 leaves one core to the service.
+        """
+        self._data_dir = data_dir
+        self._slots = slots
+        self._prefill_chunk_tokens = prefill_chunk_tokens
+        self._max_answer_tokens = max_answer_tokens
+        self._threads = threads or default_threads()
+        self._state: State = "stopped"
+        self._process: HostProcess | None = None
+        self._hello: wire.Hello | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._restarts = 0
+        self._restart_at_s: float | None = None
+        self._last_failure: str | None = None
+        self._models: dict[str, _Model] = {}
+        self._unloading: dict[str, asyncio.Future[None]] = {}
+        self._streams: dict[str, asyncio.Queue[EngineEvent | TriptychError]] = {}
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._call_ids = itertools.count(1)
+
+    def __repr__(self) -> str:
+        """Show state and counts."""
+        return (
+            f"<TorchHost {self._state}: {len(self._models)} models, "
+            f"{len(self._streams)} requests, {self._restarts} restarts>"
+        )
+
+    @property
+    def alive(self) -> bool:
+        """Whether the host answers now."""
+        return self._state == "running"
+
+    @property
+    def status(self) -> HostStatus:
+        """How the host fares, from memory."""
+        wait_s = None if self._restart_at_s is None else self._restart_at_s - time.monotonic()
+        return HostStatus(
+            state=self._state,
+            pid=self._process.pid if self._process else None,
+            threads=self._threads,
+            engine_version=self._hello.engine_version if self._hello else None,
+            restarts=self._restarts,
+            last_failure=self._last_failure,
+            restart_in_s=None if wait_s is None else max(0.0, wait_s),
+        )
+
+    # Models
+
+    async def load(self, model: ResolvedModel, on_progress: Progress) -> wire.Loaded:
+        """Load a model, starting the host if need be; a cancelled load is undone.
+
+        Raises ModelNotReady with the reason.
+        """
+        if self._state == "closed":
+            raise ModelNotReady(f"{model.id} was not loaded: the service is shutting down.")
+        if model.id in self._models:
+            raise ModelNotReady(f"{model.id} is already loaded.")
+        order = wire.LoadModel(
+            model=model,
+            slots=self._slots,
+            prefill_chunk_tokens=self._prefill_chunk_tokens,
+            max_answer_tokens=self._max_answer_tokens,
+        )
+        wanted = _Model(order, on_progress, asyncio.get_running_loop().create_future())
+        self._models[model.id] = wanted
+        if self._hello is not None:
+            self._send(order)
+        elif self._supervisor is None or self._supervisor.done():
+            self._supervisor = asyncio.create_task(self._supervise(), name="supervise torch host")
+        try:
+            return await wanted.waiter
+        except asyncio.CancelledError:
+            if self._models.get(model.id) is wanted:
+                del self._models[model.id]
+                self._send(wire.UnloadModel(model.id))
+            raise
+
+    async def unload(self, model_id: str) -> None:
+        """Fail a model's requests and free its memory; returns when that is done."""
+        if self._models.pop(model_id, None) is None or self._hello is None:
+            return
+        freed = self._unloading[model_id] = asyncio.get_running_loop().create_future()
+        self._send(wire.UnloadModel(model_id))
+        await freed
+
+    def memory(self, model_id: str) -> ModelMemory:
+        """Bytes that the host last reported for a model."""
+        model = self._models.get(model_id)
+        return model.memory if model else ModelMemory()
+
+    def trouble(self, model_id: str) -> str | None:
+        """Why a model cannot answer now, None if it can."""
+        model = self._models.get(model_id)
+        if model is None:
+            return f"{model_id} is not loaded."
+        if model.loaded is not None or model.trouble is not None:
+            return model.trouble
+        if self._state == "restarting":
+            return f"{self._last_failure} It is being started again."
+        return f"{model_id} is being loaded."
+
+    # Requests
+
+    async def generate(self, model_id: str, request: ChatRequest) -> AsyncGenerator[EngineEvent]:
+        """Events of one request; closing the generator cancels it. Raises TriptychErrors."""
+        self._check(model_id)
+        request_id = request.request_id
+        if request_id in self._streams:
+            raise InvalidRequest(f"The request id {request_id} is already in use.")
+        events: asyncio.Queue[EngineEvent | TriptychError] = asyncio.Queue()
+        self._streams[request_id] = events
+        self._send(
+            wire.Generate(
+                msgspec.structs.replace(request, model=model_id), queued_ns=time.monotonic_ns()
+            )
+        )
+        ended = False
+        try:
+            while not ended:
+                event = await events.get()
+                ended = isinstance(event, Finished | TriptychError)
+                if isinstance(event, TriptychError):
+                    raise event
+                yield event
+        finally:
+            # No await here: a client that hangs up may be gone before one returns.
+            del self._streams[request_id]
+            if not ended:
+                self._send(wire.Cancel(request_id))
+
+    async def tokenize(
+        self, model_id: str, prompt: Prompt, *, add_special_tokens: bool
+    ) -> tuple[int, ...]:
+        """Token ids of a prompt."""
+        self._check(model_id)
+        call_id = next(self._call_ids)
+        answer: wire.TokenIds = await self._call(
+            wire.Tokenize(call_id, model_id, prompt, add_special_tokens)
+        )
+        return answer.token_ids
+
+    async def detokenize(self, model_id: str, token_ids: Sequence[int]) -> str:
+        """Text of token ids."""
+        self._check(model_id)
+        answer: wire.Text = await self._call(
+            wire.Detokenize(next(self._call_ids), model_id, tuple(token_ids))
+        )
+        return answer.text
+
+    async def tokenizer_info(self, model_id: str) -> TokenizerInfo:
+        """Special tokens and chat template."""
+        self._check(model_id)
+        answer: wire.Tokenizer = await self._call(
+            wire.DescribeTokenizer(next(self._call_ids), model_id)
+        )
+        return answer.info
+
+    async def aclose(self) -> None:
+        """End the host within seconds; what still runs fails."""
+        self._state = "closed"
+        if self._supervisor is not None and not self._supervisor.done():
+            self._supervisor.cancel()
+            await asyncio.wait([self._supervisor])
+        self._fail_everything("The service is shutting down.")
+        self._models.clear()
+
+    def _check(self, model_id: str) -> None:
+        trouble = self.trouble(model_id)
+        if trouble is not None:
+            raise EngineFailed(trouble, retry_after_s=self.status.restart_in_s)
+
+    def _send(self, message: wire.ToHost) -> None:
+        if self._process is not None:
+            self._process.send(message)
+
+    async def _call(self, message: wire.Tokenize | wire.Detokenize | wire.DescribeTokenizer) -> Any:  # noqa: ANN401
+        answer = self._calls[message.call_id] = asyncio.get_running_loop().create_future()
+        self._send(message)
+        try:
+            return await answer
+        finally:
+            del self._calls[message.call_id]
+
+    # The process
+
+    async def _supervise(self) -> None:
+        """Start the host, and again whenever it dies, while a model is wanted."""
+        deaths = 0
+        while self._models:
+            self._state, self._restart_at_s = "starting", None
+            began_s = time.monotonic()
+            reason = await self._live()
+            log.error("%s", reason)
+            deaths = 1 if time.monotonic() - began_s >= STEADY_S else deaths + 1
+            wait_s = min(LONGEST_WAIT_S, 2.0 ** (deaths - 1))
+            self._state, self._restart_at_s = "restarting", time.monotonic() + wait_s
+            self._last_failure = reason
+            self._fail_everything(reason)
+            await asyncio.sleep(wait_s)
+            self._restarts += 1
+        self._state, self._restart_at_s = "stopped", None
+
+    async def _live(self) -> str:
+        self._process = HostProcess(self._data_dir, threads=self._threads, on_message=self._receive)
+        try:
+            return await self._process.run()
+        except OSError as error:
+            return f"The torch host could not be started: {error.strerror}."
+
+    def _fail_everything(self, reason: str) -> None:
+        """The host is gone: end all that waited for it."""
+        self._hello = None
+        retry_after_s = self.status.restart_in_s
+        for events in self._streams.values():
+            events.put_nowait(EngineFailed(reason, retry_after_s=retry_after_s))
+        for call in self._calls.values():
+            if not call.done():
+                call.set_exception(EngineFailed(reason, retry_after_s=retry_after_s))
+        for freed in self._unloading.values():
+            if not freed.done():
+                freed.set_result(None)
+        self._unloading.clear()
+        for model_id, model in list(self._models.items()):
+            self._lose(model_id, model, reason)
+
+    def _lose(self, model_id: str, model: _Model, reason: str) -> None:
+        if not model.waiter.done():
+            del self._models[model_id]
+            model.waiter.set_exception(ModelNotReady(f"{model_id} was not loaded. {reason}"))
+            return
+        if model.loading:
+            model.fatal_loads += 1
+        if model.fatal_loads >= FATAL_LOADS:
+            model.trouble = f"{model_id} is not loaded any more: its load ended the host. {reason}"
+        model.loaded, model.loading, model.memory = None, False, ModelMemory()
+
+    def _receive(self, message: wire.FromHost) -> None:
+        match message:
+            case wire.Events(items=items):
+                for request_id, event in items:
+                    if (events := self._streams.get(request_id)) is not None:
+                        events.put_nowait(event)
+            case wire.RequestFailed(request_id=request_id):
+                if (events := self._streams.get(request_id)) is not None:
+                    events.put_nowait(_error(message.code, message.message, message.param))
+            case wire.TokenIds() | wire.Text() | wire.Tokenizer() | wire.CallFailed():
+                self._answer(message)
+            case _:
+                self._receive_state(message)
+
+    def _answer(
+        self, message: wire.TokenIds | wire.Text | wire.Tokenizer | wire.CallFailed
+    ) -> None:
+        call = self._calls.get(message.call_id)
+        if call is None or call.done():
+            return
+        if isinstance(message, wire.CallFailed):
+            call.set_exception(_error(message.code, message.message, None))
+        else:
+            call.set_result(message)
+
+    def _receive_state(self, message: wire.FromHost) -> None:
+        """What the host says of itself and of its models."""
+        if isinstance(message, wire.Hello):
+            self._hello, self._state = message, "running"
+            for wanted in self._models.values():
+                if wanted.trouble is None:
+                    self._send(wanted.order)
+            return
+        if isinstance(message, wire.Unloaded):
+            freed = self._unloading.pop(message.model_id, None)
+            if freed is not None and not freed.done():
+                freed.set_result(None)
+            return
+        assert isinstance(
+            message, wire.LoadProgress | wire.Loaded | wire.LoadFailed | wire.MemoryReport
+        )
+        model = self._models.get(message.model_id)
+        if model is not None:
+            self._receive_model(model, message)
+
+    def _receive_model(
+        self,
+        model: _Model,
+        message: wire.LoadProgress | wire.Loaded | wire.LoadFailed | wire.MemoryReport,
+    ) -> None:
+        match message:
+            case wire.LoadProgress(stage=stage, done_bytes=done, total_bytes=total):
+                model.loading = True
+                model.on_progress(LoadProgress(stage=stage, done_bytes=done, total_bytes=total))
+            case wire.Loaded(memory=memory):
+                model.loaded, model.memory, model.loading = message, memory, False
+                model.fatal_loads = 0
+                if not model.waiter.done():
+                    model.waiter.set_result(message)
+            case wire.MemoryReport(memory=memory):
+                model.memory = memory
+            case wire.LoadFailed(model_id=model_id, message=reason):
+                model.loading = False
+                if model.waiter.done():
+                    model.trouble = reason
+                else:
+                    del self._models[model_id]
+                    model.waiter.set_exception(ModelNotReady(reason))
+
+
+class TorchEngine:
+    """One model of a torch host: an Engine that can tokenize, report its load and its trouble."""
+
+    def __init__(self, model: ResolvedModel, host: TorchHost) -> None:
+        self.model = model
+        self._host = host
+        self._progress: LoadProgress | None = None
+
+    def __repr__(self) -> str:
+        """Name the model."""
+        return f"<TorchEngine {self.model.id}>"
+
+    async def start(self) -> None:
+        """Load the model. Raises ModelNotReady with the reason."""
+        try:
+            await self._host.load(self.model, self._report)
+        finally:
+            self._progress = None
+
+    def load_progress(self) -> LoadProgress | None:
+        """How far `start` has come, None before its first report and after its last."""
+        return self._progress
+
+    def trouble(self) -> str | None:
+        """Why the model cannot answer now, None if it can."""
+        return self._host.trouble(self.model.id)
+
+    def generate(self, request: ChatRequest) -> AsyncGenerator[EngineEvent]:
+        """Yield Started, Deltas and Finished, or raise a TriptychError."""
+        return self._host.generate(self.model.id, request)
+
+    async def tokenize(self, prompt: Prompt, *, add_special_tokens: bool) -> tuple[int, ...]:
+        """Token ids of a prompt."""
+        return await self._host.tokenize(
+            self.model.id, prompt, add_special_tokens=add_special_tokens
+        )
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids."""
+        return await self._host.detokenize(self.model.id, token_ids)
+
+    async def tokenizer_info(self) -> TokenizerInfo:
+        """Special tokens and chat template."""
+        return await self._host.tokenizer_info(self.model.id)
+
+    def memory(self) -> ModelMemory:
+        """Bytes that the host last reported."""
+        return self._host.memory(self.model.id)
+
+    async def aclose(self) -> None:
+        """Unload the model; running requests fail."""
+        await self._host.unload(self.model.id)
+
+    def _report(self, progress: LoadProgress) -> None:
+        self._progress = progress
+
+
+def _with_subclasses(root: type[TriptychError]) -> Iterator[type[TriptychError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from _with_subclasses(child)
+
+
+_ERRORS: Final = {kind.code: kind for kind in _with_subclasses(TriptychError)}
+
+
+def _error(code: str, message: str, param: str | None) -> TriptychError:
+    """The error that the host named by its code."""
+    return _ERRORS.get(code, EngineFailed)(message, param=param)
