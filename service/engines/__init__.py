@@ -1,0 +1,30 @@
+"""Engines: what answers requests. `open_engine` is the one place that knows which there are."""
+
+from typing import TYPE_CHECKING
+
+from model_registry.spec import ResolvedModel
+from service.core.ports import Engine
+
+if TYPE_CHECKING:
+    from service.engines.torch_host import TorchHost
+
+
+def open_engine(
+    model: ResolvedModel, *, torch_host: "TorchHost", max_answer_tokens: int | None = None
+) -> Engine:
+    """An engine of the kind that the model names, not yet started.
+
+    Args:
+        model: The model and its files.
+        torch_host: The process that all models of kind `torch` share.
+        max_answer_tokens: Longest answer to a request that names no `max_tokens`.
+    """
+    match model.spec.engine:
+        case "echo":
+            from service.engines.echo import EchoEngine
+
+            return EchoEngine(model, max_answer_tokens=max_answer_tokens)
+        case "torch":
+            from service.engines.torch_host import TorchEngine
+
+            return TorchEngine(model, torch_host)
