@@ -1,0 +1,191 @@
+"""Runs a schedule open loop: sends at the planned time, whether or not answers have come."""
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import httpx
+import msgspec
+from msgspec import Struct
+
+from loadtest.client import Client, Question
+from loadtest.corpus import Prompt
+from loadtest.errors import LoadTestError
+from loadtest.observation import Observation
+from loadtest.plan import Plan
+from loadtest.schedule import Turn
+
+#: Between preparing a turn and its first planned moment.
+_LEAD_NS = 20_000_000
+_WARMUP_BLOCK = -1
+
+
+class Results(Struct, kw_only=True):
+    """What has been observed so far; whole unless `interrupted`."""
+
+    run_id: str
+    """Begins every client request id of the run."""
+    begun_at_ns: int
+    """Wall clock."""
+    observations: list[Observation]
+    warmups: list[Observation]
+    busy_ns: dict[str, int]
+    """For each model the duration of its turns, from the first planned moment to the last end."""
+    wall_ns: int = 0
+    client_cpu_ns: int = 0
+    """CPU time of this process during the turns."""
+    interrupted: bool = False
+
+
+Watch = Callable[[Observation], None]
+
+
+async def run(
+    plan: Plan,
+    turns: Sequence[Turn],
+    prompts: Sequence[Prompt],
+    http: httpx.AsyncClient,
+    watch: Watch,
+) -> Results:
+    """Warm every model up, then take all turns; *watch* is told of every measured request.
+
+    Cancelling (Ctrl-C) gives up what is under way and returns what there is.
+
+    Raises:
+        LoadTestError: The service does not answer, or lacks a model of the plan.
+    """
+    await check_models(http, plan.models)
+    results = Results(
+        run_id=f"lt-{secrets.token_hex(4)}",
+        begun_at_ns=time.time_ns(),
+        observations=[],
+        warmups=[],
+        busy_ns=dict.fromkeys(plan.models, 0),
+    )
+    sender = _Sender(plan, prompts, http, results, watch)
+    try:
+        await sender.warm_up()
+        begun_ns, cpu_ns = time.monotonic_ns(), time.process_time_ns()
+        try:
+            for turn in turns:
+                await sender.take(turn)
+        finally:
+            results.wall_ns = time.monotonic_ns() - begun_ns
+            results.client_cpu_ns = time.process_time_ns() - cpu_ns
+    except asyncio.CancelledError:
+        # The only one who cancels is the person at the keyboard, who wants what there is.
+        results.interrupted = True
+    return results
+
+
+@contextlib.asynccontextmanager
+async def connect(base_url: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that queues nothing itself: as many connections as requests are under way."""
+    async with httpx.AsyncClient(
+        base_url=base_url,
+        headers={"accept-encoding": "identity"},
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+        timeout=httpx.Timeout(None, connect=10.0),
+        trust_env=False,
+    ) as http:
+        yield http
+
+
+class _ModelCard(Struct):
+    id: str
+
+
+class _ModelList(Struct):
+    data: list[_ModelCard]
+
+
+async def check_models(http: httpx.AsyncClient, models: Sequence[str]) -> None:
+    """Raise LoadTestError unless the service is there and lists every model."""
+    try:
+        answer = (await http.get("/v1/models")).raise_for_status()
+        listed = {card.id for card in msgspec.json.decode(answer.content, type=_ModelList).data}
+    except httpx.HTTPError as error:
+        raise LoadTestError(
+            f"{http.base_url}: no answer from /v1/models ({type(error).__name__}); is it running?"
+        ) from error
+    except msgspec.DecodeError as error:
+        raise LoadTestError(f"{http.base_url}: /v1/models is not a list of models") from error
+    missing = [model for model in models if model not in listed]
+    if missing:
+        raise LoadTestError(
+            f"{http.base_url}: has no model {', '.join(missing)}; it has "
+            f"{', '.join(sorted(listed)) or 'none'}"
+        )
+
+
+class _Sender:
+    def __init__(
+        self,
+        plan: Plan,
+        prompts: Sequence[Prompt],
+        http: httpx.AsyncClient,
+        results: Results,
+        watch: Watch,
+    ) -> None:
+        self._plan = plan
+        self._prompts = prompts
+        self._client = Client(http, plan.sampling, plan.timeout_s)
+        self._results = results
+        self._watch = watch
+
+    async def warm_up(self) -> None:
+        """Let every model load, and touch what is touched first, one request at a time."""
+        number = 0
+        for model in self._plan.models:
+            for prompt in range(self._plan.warmup_requests):
+                question = self._question(
+                    f"warm-{number}", number, model, _WARMUP_BLOCK, prompt, time.monotonic_ns()
+                )
+                self._results.warmups.append(await self._client.ask(question))
+                number += 1
+
+    async def take(self, turn: Turn) -> None:
+        """Send a turn's requests at their times and wait for all answers."""
+        begun_ns = time.monotonic_ns() + _LEAD_NS
+        try:
+            async with asyncio.TaskGroup() as group:
+                for send in turn.sends:
+                    planned_ns = begun_ns + round(send.offset_s * 1e9)
+                    question = self._question(
+                        str(send.number),
+                        send.number,
+                        turn.model,
+                        turn.block,
+                        send.prompt,
+                        planned_ns,
+                    )
+                    await _sleep_until(planned_ns)
+                    group.create_task(self._ask(question))
+        finally:
+            self._results.busy_ns[turn.model] += max(0, time.monotonic_ns() - begun_ns)
+
+    async def _ask(self, question: Question) -> None:
+        observation = await self._client.ask(question)
+        self._results.observations.append(observation)
+        self._watch(observation)
+
+    def _question(
+        self, label: str, number: int, model: str, block: int, prompt: int, planned_ns: int
+    ) -> Question:
+        index = prompt % len(self._prompts)
+        return Question(
+            number=number,
+            client_request_id=f"{self._results.run_id}-{label}",
+            model=model,
+            block=block,
+            prompt=self._prompts[index],
+            seed=self._plan.seed + index,
+            planned_ns=planned_ns,
+        )
+
+
+async def _sleep_until(moment_ns: int) -> None:
+    delay_ns = moment_ns - time.monotonic_ns()
+    await asyncio.sleep(max(0, delay_ns) / 1e9)

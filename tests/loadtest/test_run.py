@@ -1,0 +1,191 @@
+"""A run sends on time, whatever the service does, and says when it could not."""
+
+import asyncio
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec import structs
+
+from loadtest.corpus import Message, Prompt
+from loadtest.errors import LoadTestError
+from loadtest.observation import Observation
+from loadtest.plan import Arrivals, Plan
+from loadtest.run import Results, connect, run
+from loadtest.schedule import schedule
+from loadtest.summary import summarize
+
+PROMPTS = tuple(
+    Prompt(id=f"p{n}", messages=(Message(role="user", content="Wohin?"),)) for n in range(5)
+)
+PLAN = Plan(
+    models=("good", "other"),
+    requests_per_model=6,
+    block_requests=3,
+    warmup_requests=1,
+    arrivals=Arrivals(process="constant", rate_per_s=100),
+    max_send_lag_p95_ms=5000,
+)
+PLAN_TOML = """
+models = ["good", "other"]
+requests_per_model = 4
+warmup_requests = 1
+max_send_lag_p95_ms = {lag}
+timeout_s = 30
+arrivals = {{ process = "constant", rate_per_s = {rate} }}
+"""
+
+
+def execute(url: str, plan: Plan, watch=lambda _: None) -> Results:
+    async def go() -> Results:
+        async with connect(url) as http:
+            return await run(plan, schedule(plan, len(PROMPTS)), PROMPTS, http, watch)
+
+    return asyncio.run(go())
+
+
+def command(tmp_path: Path, *args: str, rate: float = 100, lag: float = 5000) -> list[str]:
+    plan = tmp_path / "plan.toml"
+    plan.write_text(PLAN_TOML.format(rate=rate, lag=lag), encoding="utf-8")
+    return [sys.executable, "-m", "loadtest", "run", str(plan), *args]
+
+
+def test_every_model_answers_every_prompt(running) -> None:
+    """All planned requests are observed, with equal prompts for each model; warm-ups apart."""
+    watched: list[Observation] = []
+    results = execute(running.url, PLAN, watched.append)
+
+    prompts = {
+        model: sorted(one.prompt_id for one in results.observations if one.model == model)
+        for model in PLAN.models
+    }
+    assert prompts["good"] == prompts["other"]
+    assert (len(results.observations), len(results.warmups), len(watched)) == (12, 2, 12)
+
+
+def test_requests_do_not_wait_for_answers(running) -> None:
+    """Open loop: while no answer comes, all requests of the turn are sent on time."""
+    plan = structs.replace(
+        PLAN, models=("stuck",), warmup_requests=0, block_requests=6, timeout_s=0.5
+    )
+    begun = time.monotonic()
+
+    results = execute(running.url, plan)
+
+    assert {one.outcome for one in results.observations} == {"timeout"}
+    assert time.monotonic() - begun < 6 * 0.5
+    sent_s = [one.sent_ns / 1e9 for one in results.observations]
+    assert max(sent_s) - min(sent_s) < 0.5
+
+
+def test_turns_do_not_overlap(running) -> None:
+    """The next model's turn begins when the last answer of the one before is there."""
+    results = execute(running.url, PLAN)
+
+    spans: dict[tuple[int, str], list[int]] = {}
+    for one in results.observations:
+        spans.setdefault((one.block, one.model), []).extend((one.planned_ns, one.last_ns or 0))
+    ordered = sorted((min(times), max(times)) for times in spans.values())
+    assert len(ordered) == 4
+    assert all(end < begin for (_, end), (begin, _) in itertools.pairwise(ordered))
+
+
+def test_a_client_that_lags_invalidates_the_run(running) -> None:
+    """When the client itself stalls, the run says that its numbers must not be used."""
+    slower = Arrivals(process="constant", rate_per_s=20)
+    plan = structs.replace(PLAN, max_send_lag_p95_ms=50, block_requests=6, arrivals=slower)
+
+    results = execute(running.url, plan, lambda _: time.sleep(0.2))
+
+    (fault,) = summarize(plan, results).invalid
+    assert "send lag p95" in fault
+
+
+def test_a_missing_model_ends_the_run_before_it_begins(running) -> None:
+    """A model that the service does not list is told, with the ones it has."""
+    plan = structs.replace(PLAN, models=("good", "absent"))
+
+    with pytest.raises(LoadTestError, match=r"no model absent; it has .*good"):
+        execute(running.url, plan)
+
+
+def test_a_missing_service_is_told() -> None:
+    """Nobody listening is an error with the address."""
+    with pytest.raises(LoadTestError, match=r"127\.0\.0\.1:9"):
+        execute("http://127.0.0.1:9", PLAN)
+
+
+def test_the_command_ends_with_a_document(running, tmp_path: Path) -> None:
+    """The last line of stdout is JSON with what the table says; the file has every request."""
+    file = tmp_path / "out.json"
+    args = command(tmp_path, "--base-url", running.url, "--json", str(file), "--seed", "9")
+
+    done = subprocess.run(args, capture_output=True, text=True, check=True)
+
+    document = msgspec.json.decode(done.stdout.splitlines()[-1])
+    assert document["plan"]["seed"] == 9
+    assert [m["ok"] for m in document["summary"]["models"]] == [4, 4]
+    assert document["reconciliation"] == {
+        "checked": 10, "missing": [], "duplicated": [], "differing": [],
+    }  # fmt: skip
+    assert "each of 10 requests found once" in done.stdout
+    assert len(msgspec.json.decode(file.read_bytes())["observations"]) == 8
+
+
+def test_an_invalid_run_fails(running, tmp_path: Path) -> None:
+    """A schedule that nobody could keep ends the command with 1 and says why."""
+    args = command(tmp_path, "--base-url", running.url, lag=0.0001)
+
+    done = subprocess.run(args, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert "INVALID: send lag" in done.stdout
+    assert msgspec.json.decode(done.stdout.splitlines()[-1])["summary"]["invalid"]
+
+
+def test_interrupting_shows_what_there_is(running, tmp_path: Path) -> None:
+    """Ctrl-C ends the run, prints the table and the document of what was done, and says so."""
+    args = command(tmp_path, "--base-url", running.url, rate=2)
+    before = len(running.store._records)
+
+    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        while len(running.store._records) < before + 4:
+            time.sleep(0.02)
+        os.kill(child.pid, signal.SIGINT)
+        stdout, _ = child.communicate(timeout=20)
+
+    document = msgspec.json.decode(stdout.splitlines()[-1])
+    assert child.returncode == 130
+    assert document["summary"]["interrupted"]
+    assert 1 <= document["summary"]["requests"] < 8
+    assert not document["reconciliation"]["missing"]
+
+
+def test_another_machine_is_not_loaded_unasked(tmp_path: Path) -> None:
+    """Without --yes an address elsewhere needs a confirmation, which nobody gives here."""
+    args = command(tmp_path, "--base-url", "http://service.invalid:8000")
+
+    done = subprocess.run(
+        args, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
+
+    assert done.returncode == 1
+    assert "Send 8 requests to http://service.invalid:8000?" in done.stderr
+
+
+def test_the_plan_command_sends_nothing(tmp_path: Path) -> None:
+    """`plan` shows each turn."""
+    args = command(tmp_path)
+    args[3] = "plan"
+
+    done = subprocess.run(args, capture_output=True, text=True, check=True)
+
+    assert "8 requests" in done.stdout
+    assert "good" in done.stdout
+    assert "other" in done.stdout
