@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from gguf.quants import dequantize
-from safetensors import TensorSpec, serialize_file
+from safetensors import SafetensorError, TensorSpec, serialize_file
 
-from model_registry.errors import CorruptFile, UnsupportedArchitecture
+from model_registry.errors import CorruptFile, PullFailed, UnsupportedArchitecture
 from model_registry.sources.gguf_header import GgufHeader, TensorInfo, read_header
 from model_registry.sources.gguf_tokenizer import rebuild_tokenizer, tokenizer_config
 
@@ -258,7 +258,10 @@ def _serialize(tensors: Mapping[str, npt.NDArray[np.uint16]], file: Path) -> Non
         )
         for name, array in tensors.items()
     }
-    serialize_file(specs, str(file), {"format": "pt"})
+    try:
+        serialize_file(specs, str(file), {"format": "pt"})
+    except SafetensorError as error:
+        raise PullFailed(f"{file}: cannot be written ({error})") from error
 
 
 def _refuse_missing_weights(weight_map: Mapping[str, str], config: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ The hub's client gives addresses and credentials; the bytes are streamed here, b
 download starts anew after an interruption.
 """
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,7 @@ from model_registry.spec import HubSource, Sha256
 
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _ATTEMPTS = 5
-_CHUNK_BYTES = 1 << 20
+_PAUSE_S = 0.5
 _REASONS = {
     401: "needs a login; set HF_TOKEN",
     403: "is gated; accept its licence on the hub and set HF_TOKEN",
@@ -105,22 +106,35 @@ def _download(
     target = folder / file.rfilename
     partial = folder / f"{file.rfilename}.part"
     if not target.exists():
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                _stream(client, f"{address}/{file.rfilename}", file, partial, report)
-                break
-            except httpx.TransportError as error:
-                if attempt == _ATTEMPTS:
-                    raise PullFailed(
-                        f"{file.rfilename}: the download broke off ({error}); pull again to go on"
-                    ) from error
+        _persist(client, f"{address}/{file.rfilename}", file, partial, report)
         partial.rename(target)
     _check(target, file, report)
 
 
+def _persist(client: httpx.Client, url: str, file: _File, partial: Path, report: Report) -> None:
+    """Stream one file, going on after broken connections while they still bring bytes."""
+    failures, had_bytes = 0, _size(partial)
+    while True:
+        try:
+            return _stream(client, url, file, partial, report)
+        except httpx.TransportError as error:
+            have_bytes = _size(partial)
+            failures = 1 if have_bytes > had_bytes else failures + 1
+            had_bytes = have_bytes
+            if failures == _ATTEMPTS:
+                raise PullFailed(
+                    f"{file.rfilename}: the download broke off ({error}); pull again to go on"
+                ) from error
+            time.sleep(_PAUSE_S)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 def _stream(client: httpx.Client, url: str, file: _File, partial: Path, report: Report) -> None:
     """Append what is missing of one file to `partial`."""
-    have = partial.stat().st_size if partial.exists() else 0
+    have = _size(partial)
     if file.size is not None and have >= file.size > 0:
         return
     # Ranges count bytes of the coded body, so the body must come uncoded.
@@ -133,7 +147,7 @@ def _stream(client: httpx.Client, url: str, file: _File, partial: Path, report: 
         resumed = answer.status_code == httpx.codes.PARTIAL_CONTENT
         done_bytes = have if resumed else 0
         with partial.open("ab" if resumed else "wb") as out:
-            for piece in answer.iter_bytes(_CHUNK_BYTES):
+            for piece in answer.iter_bytes():
                 done_bytes += out.write(piece)
                 report(
                     PullProgress(

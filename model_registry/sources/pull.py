@@ -86,16 +86,19 @@ def _pull_source(entry: CatalogEntry, source: Source, models_dir: Path, report: 
     if isinstance(source, FolderSource):
         raise PullFailed(f"{local_path(entry, source.path)} does not exist")
     target = models_dir / entry.spec.id
-    with staging(models_dir, entry.spec.id) as work:
-        resolved, folder = _fetch(entry, source, work, report)
-        lock = Lock(
-            model=entry.spec.id,
-            source=source,
-            resolved=resolved,
-            files=lock_files(folder, folder_files(folder), report),
-        )
-        write_lock(folder / LOCK_NAME, lock)
-        publish(folder, target, work)
+    try:
+        with staging(models_dir, entry.spec.id) as work:
+            resolved, folder = _fetch(entry, source, work, report)
+            lock = Lock(
+                model=entry.spec.id,
+                source=source,
+                resolved=resolved,
+                files=lock_files(folder, folder_files(folder), report),
+            )
+            write_lock(folder / LOCK_NAME, lock)
+            publish(folder, target, work)
+    except OSError as error:
+        raise PullFailed(f"{error.filename or models_dir}: {error.strerror}") from error
     return target
 
 

@@ -15,15 +15,11 @@ STAGING_NAME = ".pulling"
 def staging(models_dir: Path, model: str) -> Iterator[Path]:
     """A folder for one pull of one model; downloads in it survive an interrupted pull.
 
-    Raises PullFailed if another process is pulling the same model, or the folder cannot be made.
+    Raises PullFailed if another process is pulling the same model.
     """
     folder = models_dir / STAGING_NAME / model
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        guard = (models_dir / STAGING_NAME / f"{model}.lock").open("w")
-    except OSError as error:
-        raise PullFailed(f"{folder}: cannot be written ({error.strerror})") from error
-    with guard:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (models_dir / STAGING_NAME / f"{model}.lock").open("w") as guard:
         try:
             fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
