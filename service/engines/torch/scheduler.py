@@ -115,7 +115,7 @@ class Scheduler:
     def __init__(self) -> None:
         self._queues: dict[str, ModelQueue] = {}
         self._clock_ns = 0
-        """Used time of the model that had the last turn: where waking models join."""
+        """Least used time among models with work, never falling: where waking models join."""
 
     def __repr__(self) -> str:
         """Show every queue."""
@@ -153,10 +153,11 @@ class Scheduler:
         busy = [queue for queue in self._queues.values() if queue]
         if not busy:
             return None
-        chosen = min(busy, key=lambda queue: queue.used_ns)
-        self._clock_ns = max(self._clock_ns, chosen.used_ns)
-        return chosen.next()
+        return min(busy, key=lambda queue: queue.used_ns).next()
 
     def spent(self, model_id: str, duration_ns: int) -> None:
         """Account for a step."""
-        self._queues[model_id].used_ns += duration_ns
+        spender = self._queues[model_id]
+        spender.used_ns += duration_ns
+        sharers = [queue for queue in self._queues.values() if queue or queue is spender]
+        self._clock_ns = max(self._clock_ns, min(queue.used_ns for queue in sharers))
