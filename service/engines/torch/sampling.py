@@ -109,6 +109,7 @@ def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice | None]:
 
     `logits` is float32, shape (rows, vocabulary), and is overwritten.
     """
+    logits = logits.cpu()
     best, best_ids = logits.max(dim=-1)  # NaN and +inf come through a maximum
     finite = torch.isfinite(best).tolist()
     scores = _scores(logits, samplers)
