@@ -74,7 +74,9 @@ class TextCodec:
         return cls(
             tokenizer,
             named=named,
-            template=_template_source(folder, settings, choice),
+            template=_chatml(tokenizer, named)
+            if choice == "chatml"
+            else _template_source(folder, settings, choice),
             eos_ids=_eos_ids(folder, tokenizer, named, choice),
         )
 
@@ -207,8 +209,6 @@ def _named_tokens(settings: dict[str, Any]) -> dict[str, str]:
 def _template_source(folder: Path, settings: dict[str, Any], choice: TemplateChoice) -> str | None:
     if choice == "none":
         return None
-    if choice == "chatml":
-        return CHATML
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")
@@ -223,6 +223,13 @@ def _template_source(folder: Path, settings: dict[str, Any], choice: TemplateCho
             "`chatml` or `none` in the model's file"
         )
     return source
+
+
+def _chatml(tokenizer: Tokenizer, named: dict[str, str]) -> str:
+    """ChatML, after a beginning of sequence where the tokenizer gives every text one."""
+    bos_id = tokenizer.token_to_id(named.get("bos_token", ""))
+    begins = bos_id is not None and tokenizer.encode("").ids[:1] == [bos_id]
+    return "{{ bos_token }}" + CHATML if begins else CHATML
 
 
 def _eos_ids(
