@@ -11,6 +11,7 @@ from model_registry.sources.lock import (
     Lock,
     lock_files,
     read_lock,
+    unreadable_is_corrupt,
     untouched,
     verify,
     write_lock,
@@ -29,7 +30,7 @@ def locate(entry: CatalogEntry, variant: str | None, models_dir: Path) -> Resolv
     Raises:
         UnknownVariant: the model has no such variant.
         NotPulled: none of its sources is on this machine.
-        CorruptFile: files are missing or differ from their lock.
+        CorruptFile: files are missing, cannot be read, or differ from their lock.
         UnsupportedArchitecture: a model type that cannot be served.
     """
     spec = entry.spec
@@ -55,13 +56,14 @@ def local_path(entry: CatalogEntry, path: str) -> Path:
     return (entry.file.parent / path).resolve()
 
 
+@unreadable_is_corrupt()
 def find_folder(
     entry: CatalogEntry, models_dir: Path, *, full: bool = False
 ) -> tuple[Path, Lock] | None:
     """Folder and lock of the first source that is on this machine; None if there is none.
 
     `full` reads every byte; otherwise only files whose size or time changed are hashed.
-    Raises CorruptFile if the files differ from their lock.
+    Raises CorruptFile if the files differ from their lock or cannot be read.
     """
     for source in entry.spec.sources:
         if isinstance(source, FolderSource):

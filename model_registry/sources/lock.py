@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -44,6 +44,15 @@ class Lock(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return total.hexdigest()
 
 
+@contextlib.contextmanager
+def unreadable_is_corrupt() -> Iterator[None]:
+    """Turn an error of the file system into a CorruptFile that names the file and the reason."""
+    try:
+        yield
+    except OSError as error:
+        raise CorruptFile(f"{error.filename}: {error.strerror}") from error
+
+
 def _ignore(_: PullProgress) -> None:
     pass
 
@@ -83,7 +92,7 @@ def read_lock(path: Path) -> Lock | None:
     """The lock in a file; None where there is none. Raises CorruptFile if it cannot be read."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Lock)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except msgspec.MsgspecError as error:
         raise CorruptFile(f"{path}: {error}; pull the model again") from error

@@ -12,6 +12,7 @@ from model_registry.sources.lock import (
     hash_file,
     lock_files,
     read_lock,
+    unreadable_is_corrupt,
     verify,
     write_lock,
 )
@@ -72,10 +73,11 @@ def _whole(entry: CatalogEntry, source: Source, models_dir: Path, report: Report
         return folder if folder.is_dir() and folder_files(folder) else None
     folder = models_dir / entry.spec.id
     try:
-        lock = read_lock(folder / LOCK_NAME)
-        if lock is None or lock.source != source:
-            return None
-        verify(folder, folder / LOCK_NAME, lock, full=True, report=report)
+        with unreadable_is_corrupt():
+            lock = read_lock(folder / LOCK_NAME)
+            if lock is None or lock.source != source:
+                return None
+            verify(folder, folder / LOCK_NAME, lock, full=True, report=report)
     except CorruptFile as error:
         report(PullProgress(stage="note", message=str(error)))
         return None

@@ -1,5 +1,6 @@
 """Tiny GGUF files and catalogue entries that the registry's tests start from."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import gguf
 import numpy as np
 import pytest
 from gguf.quants import quantize
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from model_registry.catalog import CatalogEntry, read_entry
@@ -122,8 +124,6 @@ def write_gguf(byte_tokenizer) -> Callable[..., Path]:
 
 
 def _merges(tokenizer_json: str) -> list[str]:
-    import json
-
     return [" ".join(pair) for pair in json.loads(tokenizer_json)["model"]["merges"]]
 
 
@@ -150,3 +150,29 @@ def make_entry(tmp_path) -> Callable[..., CatalogEntry]:
         return read_entry(file)
 
     return make
+
+
+@pytest.fixture
+def write_folder() -> Callable[..., Path]:
+    """Write a model folder; keywords add to its `config.json`."""
+
+    def write(folder: Path, **config: object) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(LLAMA_CONFIG | config))
+        (folder / "tokenizer.json").write_text("{}")
+        save_file({"weight": np.zeros(4, np.float32)}, folder / "model.safetensors")
+        return folder
+
+    return write
+
+
+LLAMA_CONFIG = {
+    "model_type": "llama",
+    "vocab_size": 320,
+    "hidden_size": HIDDEN,
+    "intermediate_size": INNER,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KEY_VALUE_HEADS,
+    "tie_word_embeddings": True,
+}
