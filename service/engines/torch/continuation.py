@@ -14,6 +14,7 @@ the original.
 
 import math
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -39,30 +40,31 @@ def repair_continuation(network: torch.nn.Module) -> None:
 
 
 class _StandIn:
-    """Replaces a function of a module while a mixer that needs it runs; one thread runs models."""
+    """Replaces a function of a module; a mixer hands over what is missing within its thread."""
 
     def __init__(self, original: Callable[..., Any], replacement: Callable[..., Any]) -> None:
         self._original = original
         self._replacement = replacement
-        self._missing: Any = None
+        self._handed = threading.local()
 
     def serve(self, mixer: torch.nn.Module, missing: Callable[[Any, Any], Any]) -> None:
         """Hand over `missing(mixer, cache)` whenever this mixer runs with a cache."""
 
         def before(mixer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ANN401
             cache = kwargs.get("cache_params", args[1] if len(args) > 1 else None)
-            self._missing = None if cache is None else missing(mixer, cache)
+            self._handed.over = None if cache is None else missing(mixer, cache)
 
         def after(*_: object) -> None:
-            self._missing = None
+            self._handed.over = None
 
         mixer.register_forward_pre_hook(before, with_kwargs=True)
         mixer.register_forward_hook(after, always_call=True)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - whatever the mixer passes
-        if self._missing is None:
+        handed_over = getattr(self._handed, "over", None)
+        if handed_over is None:
             return self._original(*args, **kwargs)
-        return self._replacement(self._original, self._missing, *args, **kwargs)
+        return self._replacement(self._original, handed_over, *args, **kwargs)
 
 
 def _stand_in(module: Any, name: str, replacement: Callable[..., Any]) -> _StandIn:  # noqa: ANN401

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from model_registry.architecture import MODEL_TYPES, read_layers
+from model_registry.errors import UnsupportedArchitecture
 from model_registry.spec import ResolvedModel
 from service.core.errors import ModelNotReady
 from service.core.events import ModelBuild
@@ -21,61 +23,22 @@ ENGINE_VERSION = f"torch {torch.__version__}, transformers {transformers.__versi
 #: Which kernels run: transformers' modelling code, operator by operator.
 KERNEL_PATH = "transformers-eager"
 
-#: `model_type`s that the equality suite holds against `transformers.generate`.
-SERVED = frozenset(
-    {
-        "bamba",
-        "falcon_h1",
-        "falcon_mamba",
-        "gemma3_text",
-        "granitemoehybrid",
-        "jamba",
-        "lfm2",
-        "llama",
-        "mamba",
-        "mamba2",
-        "nemotron_h",
-        "phi3",
-        "phimoe",
-        "qwen2",
-        "qwen3",
-        "qwen3_5",
-        "qwen3_5_text",
-        "qwen3_next",
-        "zamba2",
-    }
-)
-_STATE_ON_MODULE = (
-    "transformers keeps its recurrent state on the module rather than in the cache, so one loaded "
-    "model cannot answer two requests"
-)
-REFUSED = {"recurrent_gemma": _STATE_ON_MODULE, "rwkv": _STATE_ON_MODULE}
-
 
 def load(
     resolved: ResolvedModel, *, slots: int, progress: Callable[[LoadProgress], None]
 ) -> SlotModel:
     """Load a model. Raises ModelNotReady with the reason and the fix."""
     check(resolved)
-    with _reported(resolved, progress):
-        network = _network(resolved)
-    progress(LoadProgress(model_id=resolved.id, stage="slots"))
-    build = ModelBuild(
-        weights_sha256=resolved.weights_sha256,
-        dtype=resolved.dtype,
-        quantization=resolved.quantization,
-        engine="torch",
-        engine_version=ENGINE_VERSION,
-        device=device_name(),
-        kernel_path=KERNEL_PATH,
-    )
     try:
-        return SlotModel(network, resolved, build, slots=slots)
+        with _reported(resolved, progress):
+            network = _network(resolved)
+        progress(LoadProgress(model_id=resolved.id, stage="slots"))
+        return SlotModel(network, resolved, _build(resolved), slots=slots)
     except ModelNotReady:
         raise
-    except Exception as error:  # modelling code that cannot run here fails in any way it likes
+    except Exception as error:  # other people's code on other people's files fails in any way
         raise ModelNotReady(
-            f"{resolved.id}: {ENGINE_VERSION} cannot run this model: {error}"
+            f"{resolved.id}: {ENGINE_VERSION} cannot load or run this model: {error}"
         ) from error
 
 
@@ -86,13 +49,12 @@ def check(resolved: ResolvedModel) -> None:
             f"{resolved.id}: the torch engine has no {resolved.quantization} kernels yet; "
             f"use {resolved.spec.id}"
         )
-    kind = str(_read_config(resolved).get("model_type"))
-    if kind in REFUSED:
-        raise ModelNotReady(f"{resolved.id}: model type {kind!r} is refused: {REFUSED[kind]}")
-    if kind not in SERVED:
-        raise ModelNotReady(
-            f"{resolved.id}: unknown model type {kind!r}; served are {', '.join(sorted(SERVED))}"
-        )
+    try:
+        mix = read_layers(_complete_config(resolved))
+    except UnsupportedArchitecture as error:
+        raise ModelNotReady(f"{resolved.id}: {error}") from error
+    if not mix.servable:
+        raise ModelNotReady(f"{resolved.id}: {mix.model_type} cannot be served: {mix.refusal}")
 
 
 def device() -> torch.device:
@@ -106,34 +68,44 @@ def device_name() -> str:
     return "cpu" if chosen.type == "cpu" else f"{chosen} {torch.cuda.get_device_name(chosen)}"
 
 
-def _read_config(resolved: ResolvedModel) -> Mapping[str, Any]:
+def _build(resolved: ResolvedModel) -> ModelBuild:
+    return ModelBuild(
+        weights_sha256=resolved.weights_sha256,
+        dtype=resolved.dtype,
+        quantization=resolved.quantization,
+        engine="torch",
+        engine_version=ENGINE_VERSION,
+        device=device_name(),
+        kernel_path=KERNEL_PATH,
+    )
+
+
+def _complete_config(resolved: ResolvedModel) -> Mapping[str, Any]:
+    """The config with transformers' defaults where the file says nothing, if its type is known."""
     path = Path(resolved.path) / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if config["model_type"] in MODEL_TYPES:
+            config = AutoConfig.from_pretrained(resolved.path, local_files_only=True).to_dict()
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelNotReady(
-            f"{resolved.id}: {path} cannot be read; `triptych models pull {resolved.spec.id}` "
-            "fetches the model"
+            f"{resolved.id}: {path} is missing or is not a model's config ({error}); "
+            f"`triptych models pull {resolved.spec.id}` fetches the model"
         ) from error
-    if not isinstance(config, dict):
-        raise ModelNotReady(f"{resolved.id}: {path} is not a JSON object")
     return config
 
 
 def _network(resolved: ResolvedModel) -> PreTrainedModel:
-    try:
-        network: PreTrainedModel
-        report: dict[str, Any]
-        network, report = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
-            resolved.path,
-            dtype=getattr(torch, resolved.dtype),
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except Exception as error:  # files can be wrong in many ways; each is a model that cannot load
-        raise ModelNotReady(f"{resolved.id}: the weights cannot be loaded: {error}") from error
+    network: PreTrainedModel
+    report: dict[str, Any]
+    network, report = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
+        resolved.path,
+        dtype=getattr(torch, resolved.dtype),
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:5])
         raise ModelNotReady(

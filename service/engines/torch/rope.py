@@ -44,12 +44,14 @@ def long_rope(config: Any, slots: int) -> LongRope | None:  # noqa: ANN401 - a t
     Raises ModelNotReady for frequencies that change with the longest sequence of a batch.
     """
     parameters = getattr(config, "rope_parameters", None) or {}
-    kind = str(parameters.get("rope_type", "default"))
-    if "dynamic" in kind:
-        raise ModelNotReady(
-            f"rope_type {kind!r} makes a sequence depend on its neighbours' lengths in a batch, so "
-            'it cannot be served; a fixed scaling such as "yarn" or "linear" can'
-        )
-    if kind != "longrope":
-        return None
-    return LongRope(int(parameters["original_max_position_embeddings"]), slots)
+    # Models with several kinds of attention layers have parameters for each kind.
+    each = [p for p in (parameters, *parameters.values()) if isinstance(p, dict)]
+    for kind in (str(p.get("rope_type")) for p in each):
+        if "dynamic" in kind:
+            raise ModelNotReady(
+                f"rope_type {kind!r} makes a sequence depend on its neighbours' lengths in a "
+                'batch, so it cannot be served; a fixed scaling such as "yarn" or "linear" can'
+            )
+    for long in (p for p in each if p.get("rope_type") == "longrope"):
+        return LongRope(int(long["original_max_position_embeddings"]), slots)
+    return None
