@@ -28,7 +28,7 @@ class Answer:
 @torch.inference_mode()
 def answers(folder: Path) -> list[Answer]:
     """Answers of transformers' own generate to prompts that leave no two tokens nearly tied."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     return [_clear_answer(model, *lengths) for lengths in LENGTHS]
 
 
@@ -105,7 +105,7 @@ def crowded(
     seed: int,
     between_steps: Callable[[], None] = lambda: None,
 ) -> list[Answer]:
-    """Ask all questions at once; they join and leave at random, beside others that are cancelled."""
+    """Ask all at once; they join and leave at random, beside others that are cancelled."""
     drawn = random.Random(seed)
     waiting = [(answer.prompt, index) for index, answer in enumerate(expected)]
     waiting += [(drawn.choices(range(3, 100), k=drawn.randint(1, 45)), -1) for _ in expected]

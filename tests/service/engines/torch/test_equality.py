@@ -10,12 +10,11 @@ import torch
 from oracle import Answer, assert_same
 from transformers import DynamicCache
 
+from model_registry.architecture import MODEL_TYPES
 from model_registry.footprint import predict
 from service.core.events import StateBytes
-from service.engines.torch.loading import SERVED
 from service.engines.torch.model import SlotModel
 
-#: A prompt of this many tokens is computed anew when it crosses LongRoPE's switch.
 LENGTHS = (1, 7, 8, 31, 50)
 
 
@@ -44,10 +43,10 @@ def poisoned_allocator() -> Iterator[None]:
 
 
 def test_every_served_type_is_tested():
-    """No model type is served that is not held against transformers here."""
+    """No model type is served that is not held against transformers here or in test_loading."""
     tested = {tiny_models.model_type(name) for name in tiny_models.NAMES}
 
-    assert tested | {"qwen3_5"} == SERVED  # the multimodal config wraps qwen3_5_text
+    assert set(MODEL_TYPES) - tested == {"qwen3_5", "recurrent_gemma"}
 
 
 def test_answers_vary(expected):
@@ -113,6 +112,17 @@ def poison(model: SlotModel) -> None:
         ):
             for slot in set(range(slots.total)) - slots._taken:
                 state.tensor[slots._row_of[slot]] = math.nan
+
+
+def test_a_model_loading_meanwhile_changes_nothing(model, expected):
+    """Another thread that loads a model sets torch's process-wide default element type."""
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = oracle.alone(model, expected[0], chunk=3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+    assert_same(found, expected[0])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
