@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import msgspec
 
@@ -35,8 +35,8 @@ class FrameProtocol(asyncio.Protocol, Generic[Received]):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the stream."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports have the methods but not the base class.
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         """Hand on every whole message; a frame that cannot be decoded ends the connection."""

@@ -1,0 +1,149 @@
+"""The composition root: the only module that knows concrete classes."""
+
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from litestar import Litestar
+
+from model_registry.catalog import Catalog, load_catalog
+from model_registry.errors import RegistryError
+from model_registry.spec import ResolvedModel
+from service import __version__
+from service.api.application import create_api
+from service.api.services import Services
+from service.core.errors import ConfigError
+from service.core.ports import Engine, RecordStore
+from service.engines import open_engine
+from service.engines.torch_host import TorchHost
+from service.serving.chat import ChatService
+from service.serving.compare import CompareService
+from service.serving.gate import Gate
+from service.serving.pool import Pool
+from service.serving.recorder import Recorder
+from service.settings import Settings
+from service.storage import open_store
+from service.telemetry.memory import ProcessMemory, ProcessProbe
+from service.telemetry.prometheus import PrometheusMetrics
+from service.telemetry.writer import RecordWriter
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Application:
+    """Everything that serves, built but not yet running."""
+
+    settings: Settings
+    api: Litestar
+    pool: Pool
+    torch_host: TorchHost
+    writer: RecordWriter
+    store: RecordStore
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Recover records, begin to load models; at the end close engines, then the records."""
+        orphans = self.writer.start()
+        if orphans:
+            log.warning("%d requests were interrupted when the service last ended", orphans)
+        try:
+            await self.pool.start(self.settings.preload)
+            yield
+        finally:
+            await self.pool.aclose()
+            await self.torch_host.aclose()
+            lost = self.writer.close()
+            self.store.close()
+            if lost:
+                log.error("%d records could not be written", lost)
+
+    async def drain(self) -> None:
+        """Admit nobody any more, and give running requests their time."""
+        if not await self.pool.drain(self.settings.drain_s):
+            log.warning("some requests did not end within %.0f s", self.settings.drain_s)
+
+
+def create_application(settings: Settings) -> Application:
+    """Build the service. Raises ConfigError naming file, key and fix."""
+    data_dir = Path(settings.data_dir)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"data folder {data_dir}: {error.strerror}; use --data-dir") from error
+    store = open_store(f"sqlite:///{(data_dir / 'records.db').resolve()}")
+    writer = RecordWriter(store)
+    torch_host = TorchHost(
+        data_dir,
+        slots=settings.slots,
+        prefill_chunk_tokens=settings.prefill_chunk_tokens,
+        max_answer_tokens=settings.max_answer_tokens,
+        threads=settings.torch_threads,
+    )
+
+    def opener(model: ResolvedModel) -> Engine:
+        return open_engine(
+            model, torch_host=torch_host, max_answer_tokens=settings.max_answer_tokens
+        )
+
+    gate = Gate()
+    pool = Pool(
+        _catalog(settings),
+        data_dir / "models",
+        opener,
+        gate,
+        max_queued_requests=settings.max_queued_requests,
+        probe=settings.probe,
+    )
+    metrics = PrometheusMetrics(
+        models=lambda: pool.snapshot().values(),
+        writer=writer.stats,
+        processes=process_memory(torch_host),
+    )
+    recorder = Recorder(writer, [metrics], store_content=settings.store_content == "full")
+    chat = ChatService(pool, recorder, gate, settings.routes)
+    services = Services(
+        settings=settings,
+        pool=pool,
+        chat=chat,
+        compare=CompareService(chat),
+        store=store,
+        sink=writer,
+        render_metrics=metrics.render,
+        version=__version__,
+    )
+    return Application(
+        settings=settings,
+        api=create_api(services),
+        pool=pool,
+        torch_host=torch_host,
+        writer=writer,
+        store=store,
+    )
+
+
+def process_memory(torch_host: TorchHost) -> Callable[[], dict[str, ProcessMemory]]:
+    """Reads the memory of this process and of the engine host's present life."""
+    probes: dict[int | None, ProcessProbe] = {}
+
+    def read() -> dict[str, ProcessMemory]:
+        pids = {"service": os.getpid(), "torch-host": torch_host.status.pid}
+        for pid in probes.keys() - set(pids.values()):
+            del probes[pid]
+        return {
+            name: probes.setdefault(pid, ProcessProbe(pid)).read()
+            for name, pid in pids.items()
+            if pid is not None
+        }
+
+    return read
+
+
+def _catalog(settings: Settings) -> Catalog:
+    try:
+        return load_catalog([Path(folder) for folder in settings.models])
+    except RegistryError as error:
+        raise ConfigError(str(error)) from error
