@@ -39,7 +39,6 @@ class PullView:
         return f"<PullView {self._model} {len(self._tasks)} steps>"
 
     def __enter__(self) -> Self:
-        self._progress.start()
         return self
 
     def __exit__(
@@ -48,7 +47,9 @@ class PullView:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        # Bars begin with the first step, so a pull that needs none prints no empty line.
+        if self._tasks:
+            self._progress.stop()
 
     def update(self, step: PullProgress) -> None:
         """Show one step."""
@@ -56,6 +57,8 @@ class PullView:
             self._console.print(f"{self._model}: {step.message}", markup=False, soft_wrap=True)
             return
         key = (step.stage, step.file)
+        if not self._tasks:
+            self._progress.start()
         if key not in self._tasks:
             label = f"{_VERBS[step.stage]} {step.file}"
             self._tasks[key] = self._progress.add_task(label, total=step.total_bytes)
