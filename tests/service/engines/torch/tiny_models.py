@@ -219,16 +219,16 @@ def model_type(name: str) -> str:
     return name.partition("-")[0]
 
 
-def config(name: str) -> PreTrainedConfig:
+def config(name: str, **changes: object) -> PreTrainedConfig:
     """A fresh config."""
-    return _TYPES[model_type(name)](**{**_COMMON, **_OPTIONS[name]})
+    return _TYPES[model_type(name)](**{**_COMMON, **_OPTIONS[name], **changes})
 
 
-def network(name: str, *, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+def network(name: str, *, dtype: torch.dtype = torch.float32, **changes: object) -> torch.nn.Module:
     """A model with seeded random weights, of a size that lets every layer move the answer."""
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        made = AutoModelForCausalLM.from_config(config(name))
+        made = AutoModelForCausalLM.from_config(config(name, **changes))
         with torch.no_grad():
             for key, weight in made.named_parameters():
                 if "embed" in key:
@@ -240,9 +240,9 @@ def network(name: str, *, dtype: torch.dtype = torch.float32) -> torch.nn.Module
     return made.to(dtype).eval()
 
 
-def write(name: str, folder: Path) -> Path:
+def write(name: str, folder: Path, **changes: object) -> Path:
     """Write a checkpoint as published ones are: `config.json` and safetensors."""
-    network(name).save_pretrained(folder)
+    network(name, **changes).save_pretrained(folder)
     return folder
 
 

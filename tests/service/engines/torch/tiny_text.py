@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import tiny_models
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
@@ -89,3 +90,10 @@ def write(
     generation = {"eos_token_id": [SPECIAL.index("</s>"), SPECIAL.index("<|im_end|>")]}
     (folder / "generation_config.json").write_text(json.dumps(generation))
     return folder
+
+
+def write_model(name: str, folder: Path) -> Path:
+    """Write a tiny model (tiny_models) with a tokenizer: a folder that can be chatted with."""
+    tokens = byte_level().get_vocab_size()
+    tiny_models.write(name, folder, vocab_size=tokens, eos_token_id=SPECIAL.index("<|im_end|>"))
+    return write(folder)

@@ -1,0 +1,169 @@
+"""Engines that the contract suite asks, each opened once; a new engine is one more entry."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import aclosing
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import msgspec
+import pytest
+import tiny_text
+
+from model_registry.spec import ModelSpec, ResolvedModel
+from service.core.chat import ChatPrompt, ChatRequest, Message, Prompt, Sampling
+from service.core.events import Delta, EngineEvent, Finished, Started
+from service.core.ports import Engine
+from service.engines import open_engine
+from service.engines.torch_host import TorchHost
+
+CONTEXT_TOKENS = 256
+_numbers = count()
+
+
+def chat(text: str) -> ChatPrompt:
+    """One turn of a user."""
+    return ChatPrompt((Message(role="user", content=text),))
+
+
+class Answer(msgspec.Struct):
+    """Everything that one request gave."""
+
+    events: list[EngineEvent]
+
+    @property
+    def started(self) -> Started:
+        return next(event for event in self.events if isinstance(event, Started))
+
+    @property
+    def finished(self) -> Finished:
+        return next(event for event in self.events if isinstance(event, Finished))
+
+    @property
+    def deltas(self) -> list[Delta]:
+        return [event for event in self.events if isinstance(event, Delta)]
+
+    @property
+    def token_ids(self) -> list[int]:
+        return [token for delta in self.deltas for token in delta.token_ids]
+
+    @property
+    def text(self) -> str:
+        return "".join(delta.text for delta in self.deltas) + self.finished.text
+
+
+class Desk:
+    """Puts requests to one engine, on one event loop that lasts the whole session."""
+
+    def __init__(self, engine: Engine, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self.engine = engine
+        self.run = run
+
+    def request(self, prompt: Prompt | str, *, echo: bool = False, **sampling: Any) -> ChatRequest:
+        """A request; a text is a user's turn."""
+        return ChatRequest(
+            request_id=f"contract-{next(_numbers)}",
+            model="as the client named it",
+            prompt=chat(prompt) if isinstance(prompt, str) else prompt,
+            sampling=Sampling(**sampling),
+            echo=echo,
+            accepted_ns=time.monotonic_ns(),
+            accepted_at_ns=time.time_ns(),
+        )
+
+    def stream(self, prompt: Prompt | str, **options: Any) -> AsyncGenerator[EngineEvent]:
+        """The engine's own generator."""
+        return self.engine.generate(self.request(prompt, **options))
+
+    async def answer(self, prompt: Prompt | str, **options: Any) -> Answer:
+        """One whole answer."""
+        async with aclosing(self.stream(prompt, **options)) as events:
+            return Answer([event async for event in events])
+
+    def ask(self, prompt: Prompt | str, **options: Any) -> Answer:
+        """One whole answer, waited for."""
+        return self.run(self.answer(prompt, **options))
+
+    def ask_all(self, *requests: tuple[Prompt | str, dict[str, Any]]) -> list[Answer]:
+        """Answers to requests that were put at once."""
+
+        async def gather() -> list[Answer]:
+            return await asyncio.gather(
+                *(self.answer(prompt, **options) for prompt, options in requests)
+            )
+
+        return self.run(gather())
+
+    async def idle(self, limit_s: float = 10.0) -> bool:
+        """Whether all slots are free within the limit."""
+        deadline = time.monotonic() + limit_s
+        while self.engine.memory().slots_used and time.monotonic() < deadline:  # noqa: ASYNC110  polls another process
+            await asyncio.sleep(0.01)
+        return self.engine.memory().slots_used == 0
+
+
+def _spec(name: str, **fields: Any) -> ModelSpec:
+    return ModelSpec(
+        id=name,
+        family="transformer",
+        licence="Apache-2.0",
+        context_tokens=CONTEXT_TOKENS,
+        sources=(),
+        dtype="float32",
+        **fields,
+    )
+
+
+def _echo(folder: Path) -> ResolvedModel:
+    return ResolvedModel(
+        spec=_spec("echo", engine="echo"), variant=None, path="", weights_sha256=None
+    )
+
+
+def _torch(name: str) -> Callable[[Path], ResolvedModel]:
+    def resolve(folder: Path) -> ResolvedModel:
+        path = str(tiny_text.write_model(name, folder))
+        return ResolvedModel(
+            spec=_spec(f"tiny-{name}"), variant=None, path=path, weights_sha256=None
+        )
+
+    return resolve
+
+
+ENGINES: dict[str, Callable[[Path], ResolvedModel]] = {
+    "echo": _echo,
+    "torch transformer": _torch("llama"),
+    "torch ssm": _torch("mamba2"),
+}
+"""Kind of engine → its model, with files in an empty folder."""
+
+
+@pytest.fixture(scope="session")
+def run() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
+    """Run a coroutine on the session's event loop."""
+    with asyncio.Runner() as runner:
+        yield runner.run
+
+
+@pytest.fixture(scope="session")
+def torch_host(tmp_path_factory, run) -> Iterator[TorchHost]:
+    """One host for all models of the suite; it starts with the first."""
+    host = TorchHost(tmp_path_factory.mktemp("host"), slots=8, prefill_chunk_tokens=16)
+    yield host
+    run(host.aclose())
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def desk(request, tmp_path_factory, run, torch_host) -> Iterator[Desk]:
+    """A started engine of each kind."""
+    model = ENGINES[request.param](tmp_path_factory.mktemp("model"))
+    engine = open_engine(model, torch_host=torch_host)
+    run(engine.start())
+    yield Desk(engine, run)
+    run(engine.aclose())
