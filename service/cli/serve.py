@@ -64,7 +64,9 @@ async def _serve(application: Application, bound: Any) -> None:  # noqa: ANN401 
     async with application.running():
 
         async def greet() -> None:
-            console.print(f"Triptych {__version__} listens on {url} (API page: {url}/docs)")
+            console.print(
+                f"Triptych {__version__} listens on {url}", f"API page: {url}/docs", sep="\n"
+            )
             await _show_loading(application, console)
             _show_example(application, console, url)
 

@@ -12,7 +12,7 @@ from service.core.errors import TriptychError
 Level = Literal["debug", "info", "warning", "error"]
 
 #: Loggers of libraries that say too much, or that would write request lines.
-_QUIET = ("alembic", "httpx", "httpcore", "uvicorn.access", "huggingface_hub")
+_QUIET = ("alembic", "httpx", "httpcore", "uvicorn.access", "uvicorn.error", "huggingface_hub")
 
 
 def configure_logging(level: Level, stream: TextIO | None = None) -> None:

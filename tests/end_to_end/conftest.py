@@ -48,9 +48,9 @@ class RunningService:
         found = ADDRESS.search(self.output())
         return found and found.group()
 
-    def _ready(self) -> str | None:
+    def _loaded(self) -> str | None:
         try:
-            return "ready" if httpx.get(f"{self.base_url}/ready").status_code == 200 else None
+            return "loaded" if not httpx.get(f"{self.base_url}/health").json()["loading"] else None
         except httpx.TransportError:
             return None
 
@@ -60,7 +60,7 @@ class RunningService:
 
     def wait_ready(self) -> None:
         """Return once its preloaded models answer."""
-        self._wait(self._ready, 120.0)
+        self._wait(self._loaded, 120.0)
 
     def kill(self) -> None:
         """End the service with SIGKILL; what it leaves behind is its own affair."""
