@@ -1,0 +1,43 @@
+"""docs/architecture.md names every room, and every room is where it says."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROW = re.compile(r"^\| `([\w/]+)/` \| [^|]+ \| ([^|]+) \|$", re.MULTILINE)
+PACKAGES = ("service", "model_registry", "loadtest")
+MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def test_the_page_names_every_module():
+    """The table of rooms and the tree hold the same modules."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = {
+        f"{room}/{module}.py"
+        for room, modules in ROW.findall(page)
+        for module in re.findall(r"`(\w+)`", modules)
+    }
+    there = {
+        str(path.relative_to(ROOT))
+        for path in MODULES
+        if path.name != "__init__.py" and "migrations" not in path.parts
+    }
+
+    assert there == named
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_says_its_job_in_one_line(path):
+    """Each module's docstring begins with one sentence on one line."""
+    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+
+    assert docstring.partition("\n")[0].endswith((".", "?", "`"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_is_short_enough_to_read(path):
+    """No module is longer than 500 lines: what is longer does two jobs."""
+    assert len(path.read_text().splitlines()) <= 500

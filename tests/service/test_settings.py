@@ -1,0 +1,71 @@
+"""Settings: strict, documented, frozen."""
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from service.core.errors import ConfigError
+from service.core.routing import FallbackRoute, WeightedRoute
+from service.settings import Settings, load_settings
+
+PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+
+
+def test_every_setting_is_documented_with_its_default():
+    """docs/configuration.md holds each setting and its true default."""
+    rows = re.findall(r"^\| `(\w+)` \| `(.*?)` \|", PAGE.read_text(), re.MULTILINE)
+    true = {
+        name: msgspec.json.encode(value)
+        for name, value in msgspec.structs.asdict(Settings()).items()
+    }
+
+    assert true == {
+        name: msgspec.json.encode(msgspec.json.decode(default)) for name, default in rows
+    }
+
+
+def test_the_documented_routes_are_valid(tmp_path):
+    """The routes shown in the documentation decode to one of each policy."""
+    (example,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (tmp_path / "routes.toml").write_text(example)
+
+    routes = load_settings(tmp_path / "routes.toml", {}).routes
+
+    assert {"everyday": WeightedRoute, "careful": FallbackRoute} == {
+        name: type(route) for name, route in routes.items()
+    }
+
+
+def test_an_option_overrides_the_file(tmp_path):
+    """What is given on the command line wins."""
+    (tmp_path / "triptych.toml").write_text("port = 9000\nslots = 4\n")
+
+    settings = load_settings(tmp_path / "triptych.toml", {"port": 9001})
+
+    assert settings.port == 9001
+    assert settings.slots == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("prot = 9000", "prot"),
+        ("port = 70000", "port"),
+        ("port = ", "TOML"),
+        ("slots = 0", "slots"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(tmp_path, text, named):
+    """An error names the file and what is wrong in it."""
+    (tmp_path / "triptych.toml").write_text(text)
+
+    with pytest.raises(ConfigError, match=rf"triptych\.toml.*{named}"):
+        load_settings(tmp_path / "triptych.toml", {})
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    """A configuration file that is not there is an error, not a default."""
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_settings(tmp_path / "none.toml", {})
