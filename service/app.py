@@ -26,6 +26,7 @@ from service.serving.pool import Pool
 from service.serving.recorder import Recorder
 from service.settings import Settings
 from service.storage import open_store
+from service.storage.folder_lock import FolderLock
 from service.telemetry.memory import ProcessMemory, ProcessProbe
 from service.telemetry.prometheus import PrometheusMetrics
 from service.telemetry.writer import RecordWriter
@@ -43,6 +44,7 @@ class Application:
     torch_host: TorchHost
     writer: RecordWriter
     store: RecordStore
+    lock: FolderLock
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -58,6 +60,7 @@ class Application:
             await self.torch_host.aclose()
             lost = self.writer.close()
             self.store.close()
+            self.lock.close()
             if lost:
                 log.error("%d records could not be written", lost)
 
@@ -74,6 +77,7 @@ def create_application(settings: Settings) -> Application:
         data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"data folder {data_dir}: {error.strerror}; use --data-dir") from error
+    lock = FolderLock(data_dir)
     store = open_store(f"sqlite:///{(data_dir / 'records.db').resolve()}")
     writer = RecordWriter(store)
     torch_host = TorchHost(
@@ -122,6 +126,7 @@ def create_application(settings: Settings) -> Application:
         torch_host=torch_host,
         writer=writer,
         store=store,
+        lock=lock,
     )
 
 

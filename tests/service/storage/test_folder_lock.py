@@ -1,0 +1,26 @@
+"""Two services must not share a data folder."""
+
+import os
+
+import pytest
+
+from service.core.errors import ConfigError
+from service.storage.folder_lock import FolderLock
+
+
+def test_a_second_holder_is_refused_with_the_first_ones_process(tmp_path):
+    """The error names who holds the folder and how to go on."""
+    with (
+        FolderLock(tmp_path),
+        pytest.raises(ConfigError, match=f"process {os.getpid()}.*--data-dir"),
+    ):
+        FolderLock(tmp_path)
+
+
+def test_a_folder_is_free_again_when_its_holder_has_gone(tmp_path):
+    """The lock ends with its holder."""
+    with FolderLock(tmp_path):
+        pass
+
+    with FolderLock(tmp_path) as lock:
+        assert lock
