@@ -25,11 +25,11 @@ from model_registry.reference.synthetic import is_synthetic, synthetic_dialogues
 from model_registry.reference.tokenizer import token_id
 
 SEQUENCE_TOKENS: Final = 512
-SEQUENCES_PER_BATCH: Final = 8
+SEQUENCES_PER_BATCH: Final = 4
 BATCH_TOKENS: Final = SEQUENCE_TOKENS * SEQUENCES_PER_BATCH
-SYNTHETIC_SHARE_FIRST: Final = 0.93
-SYNTHETIC_SHARE_LATER: Final = 0.6
-CURRICULUM_DOCUMENTS: Final = 8192
+SYNTHETIC_SHARE_FIRST: Final = 0.8
+SYNTHETIC_SHARE_LATER: Final = 0.45
+CURRICULUM_DOCUMENTS: Final = 4096
 SYSTEM_SHARE: Final = 0.1
 SYSTEM_MESSAGE: Final = Message("system", "You are a helpful assistant.")
 PACKING_WINDOW: Final = 128

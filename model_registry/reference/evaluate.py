@@ -23,6 +23,7 @@ from model_registry.reference.results import Cell, Result, Results, print_result
 from model_registry.reference.scoring import bits_per_byte, greedy_accuracy, log_probabilities
 
 WINDOW_TOKENS: Final = 512
+PROBE_SEED: Final = 0
 #: Text is scored as what a user says, for that is where the models have seen text.
 USER_TURN: Final = f"{MESSAGE_START}user\n"
 REQUESTS: Final = (
@@ -56,7 +57,7 @@ class Material(msgspec.Struct, frozen=True):
         return sum(len(m.content.encode()) for dialogue in self.dialogues for m in dialogue)
 
 
-def read_material(corpus: Path, tokenizer: Tokenizer, dialogues: int | None, seed: int) -> Material:
+def read_material(corpus: Path, asked: tuple[Probe, ...], dialogues: int | None) -> Material:
     """All held-out texts of a corpus folder; of the dialogues the first so many if given."""
     held_out = islice(read_dialogues(corpus / "sgd-test.jsonl.gz"), dialogues)
     decoder = msgspec.json.Decoder(MinimalPair)
@@ -66,7 +67,7 @@ def read_material(corpus: Path, tokenizer: Tokenizer, dialogues: int | None, see
         dialogues=tuple(dialogue.messages for dialogue in held_out),
         wikitext=gzip.decompress((corpus / "wikitext2-test.txt.gz").read_bytes()).decode(),
         pairs=pairs,
-        probes=tuple(probes(tokenizer, seed)),
+        probes=asked,
     )
 
 
@@ -132,16 +133,23 @@ def measure(model: PreTrainedModel, tokenizer: Tokenizer, material: Material) ->
 @click.option("--weights", type=click.Path(path_type=Path, exists=True), default=WEIGHTS)
 @click.option("--arch", type=click.Choice(list(CONFIGS)), multiple=True, help="Default: all.")
 @click.option("--dialogues", type=int, help="Measure on the first so many dialogues only.")
+@click.option("--questions", default=QUESTIONS, show_default=True, help="Questions a probe.")
 @click.option("--out", type=click.Path(path_type=Path), default=WEIGHTS.parent / "results.json")
 def main(
-    corpus: Path, weights: Path, arch: tuple[Architecture, ...], dialogues: int | None, out: Path
+    corpus: Path,
+    weights: Path,
+    arch: tuple[Architecture, ...],
+    dialogues: int | None,
+    questions: int,
+    out: Path,
 ) -> None:
     """Measure the bf16 weights as they are shipped and write the results as JSON."""
     torch.set_num_threads(1)
     console = Console()
     architectures = arch or tuple(CONFIGS)
     tokenizer = Tokenizer.from_file(str(weights / architectures[0] / "tokenizer.json"))
-    material = read_material(corpus, tokenizer, dialogues, seed=0)
+    asked = tuple(probes(tokenizer, PROBE_SEED, questions))
+    material = read_material(corpus, asked, dialogues)
     models: dict[Architecture, Result] = {}
     for architecture in architectures:
         console.print(f"measuring {architecture}")
@@ -152,7 +160,7 @@ def main(
         dialogue_bytes=material.dialogue_bytes,
         wikitext2_bytes=len(material.wikitext.encode()),
         blimp_pairs=len(material.pairs),
-        questions_per_probe=QUESTIONS,
+        questions_per_probe=questions,
         models=models,
     )
     write_results(results, out)

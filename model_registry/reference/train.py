@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, Self
 
 import click
 import torch
@@ -31,11 +31,12 @@ from model_registry.reference.tokenizer import train_tokenizer
 from model_registry.reference.trainer import Trainer, load_checkpoint, save_checkpoint
 
 #: What the shipped weights were trained with.
-SHIPPED_TOKENS: Final = 8_192_000
+SHIPPED_TOKENS: Final = 4_096_000
 SHIPPED_SEED: Final = 0
 
 CHECKPOINT_STEPS: Final = 100
 LOSS_WINDOW_STEPS: Final = 20
+INTERRUPTED_STATUS: Final = 130
 
 
 def tokenizer_for(dialogues: list[Dialogue], seed: int) -> Tokenizer:
@@ -45,11 +46,16 @@ def tokenizer_for(dialogues: list[Dialogue], seed: int) -> Tokenizer:
 
 
 class Interrupt:
-    """Remembers Ctrl-C, so that a run stops between two steps."""
+    """While entered, remembers Ctrl-C, so that a run stops between two steps."""
 
-    def __init__(self) -> None:
-        self.requested = False
-        signal.signal(signal.SIGINT, self._request)
+    requested = False
+
+    def __enter__(self) -> Self:
+        self._previous = signal.signal(signal.SIGINT, self._request)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._previous)
 
     def _request(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
@@ -132,15 +138,15 @@ def main(
     path = corpus / "sgd-train.jsonl.gz" if corpus else download("train", out)
     dialogues = list(read_dialogues(path))
     tokenizer = tokenizer_for(dialogues, seed)
-    interrupt = Interrupt()
     for architecture in arch or tuple(CONFIGS):
         trainer = Trainer(architecture, tokens, seed)
         checkpoint = out / f"{architecture}.checkpoint.pt"
         if resume and checkpoint.exists():
             load_checkpoint(trainer, checkpoint)
-        train(trainer, batches(dialogues, tokenizer, seed), checkpoint, interrupt)
+        with Interrupt() as interrupt:
+            train(trainer, batches(dialogues, tokenizer, seed), checkpoint, interrupt)
         if interrupt.requested:
-            raise click.exceptions.Exit(130)
+            raise click.exceptions.Exit(INTERRUPTED_STATUS)
         save_pretrained(trainer.model, tokenizer, out / architecture)
 
 
