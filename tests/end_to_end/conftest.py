@@ -13,6 +13,14 @@ import httpx
 import pytest
 
 START_LIMIT_S = 60.0
+ECHO = """
+id = "{id}"
+family = "{family}"
+licence = "Apache-2.0"
+context_tokens = 4096
+engine = "echo"
+sources = []
+"""
 ADDRESS = re.compile(r"http://[\w.:\[\]]+:\d+")
 
 
@@ -92,6 +100,26 @@ def start_service(tmp_path: Path) -> Iterator[Callable[..., RunningService]]:
 def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """One service with the three reference models loaded."""
     service = RunningService(tmp_path_factory.mktemp("trio") / "data")
+    service.wait_ready()
+    yield service
+    assert service.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def echo_options(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Options of `serve` that load two models without weights, `echo` and `echo-ssm`."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, family in (("echo", "transformer"), ("echo-ssm", "ssm")):
+        (folder / f"{name}.toml").write_text(ECHO.format(id=name, family=family))
+    return ("--models", str(folder), "--preload", "echo", "--preload", "echo-ssm")
+
+
+@pytest.fixture(scope="session")
+def echo_service(
+    tmp_path_factory: pytest.TempPathFactory, echo_options: tuple[str, ...]
+) -> Iterator[RunningService]:
+    """One service with two models that have no weights."""
+    service = RunningService(tmp_path_factory.mktemp("echo") / "data", *echo_options)
     service.wait_ready()
     yield service
     assert service.stop() == 0

@@ -7,14 +7,6 @@ import httpx
 import pytest
 
 ROUNDS = 20
-ECHO = """
-id = "echo"
-family = "transformer"
-licence = "Apache-2.0"
-context_tokens = 4096
-engine = "echo"
-sources = []
-"""
 
 
 async def load_until_it_dies(base_url: str, seen: set[str]) -> None:
@@ -41,14 +33,12 @@ async def load_until_it_dies(base_url: str, seen: set[str]) -> None:
 
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
-def test_every_accepted_request_keeps_one_row(start_service, tmp_path):
+def test_every_accepted_request_keeps_one_row(start_service, echo_options):
     """After twenty kills under load each answered request has one row, and none still runs."""
-    (tmp_path / "echo.toml").write_text(ECHO)
-    options = ("--models", str(tmp_path), "--preload", "echo")
     seen: set[str] = set()
 
     async def one_round() -> None:
-        service = start_service(*options)
+        service = start_service(*echo_options)
         service.wait_ready()
         loading = asyncio.create_task(load_until_it_dies(service.base_url, seen))
         await asyncio.sleep(random.uniform(0.1, 0.6))
@@ -58,7 +48,7 @@ def test_every_accepted_request_keeps_one_row(start_service, tmp_path):
     for _ in range(ROUNDS):
         asyncio.run(one_round())
 
-    last = start_service(*options)
+    last = start_service(*echo_options)
     last.wait_ready()
     rows: list[dict] = []
     cursor: str | None = ""
