@@ -99,7 +99,7 @@ def main() -> None:
             while found is None:
                 found = re.search(r"http://[\w.]+:\d+", service.stdout.readline())
             base_url = found.group()
-            while httpx.get(f"{base_url}/ready").status_code != 200:
+            while not httpx.get(f"{base_url}/ready").is_success:
                 time.sleep(0.1)
             rows = []
             for streams in options.streams:
