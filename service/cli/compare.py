@@ -20,7 +20,14 @@ FRAMES_PER_S = 12
 @click.command()
 @click.argument("prompt")
 @click.option("-m", "--model", "models", multiple=True, help="A model; name two to eight.")
-@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="The service.")
+@click.option(
+    "--url",
+    default="http://127.0.0.1:8000",
+    show_default=True,
+    envvar="TRIPTYCH_URL",
+    show_envvar=True,
+    help="The service.",
+)
 @click.option("--system", help="A system message before the prompt.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True)
