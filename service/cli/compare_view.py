@@ -89,6 +89,10 @@ ROWS = (
 )
 
 
+#: A row that holds nothing else is left out.
+NOTHING = ("–", "0 B")
+
+
 def columns(arms: Sequence[Arm]) -> RenderableType:
     """The answers side by side."""
     grid = Table.grid(expand=True, padding=(0, 1))
@@ -117,7 +121,7 @@ def summary(comparison: dict[str, Any]) -> RenderableType:
         table.add_column(Text(arm["model"], style=f"bold {colour}"), justify="right")
     for row in ROWS:
         cells = [_cell(row, arm) for arm in comparison["arms"]]
-        if any(cell != "–" for cell in cells):
+        if any(cell not in NOTHING for cell in cells):
             table.add_row(row.label, *cells)
     order = ", ".join(comparison["arms"][arm]["model"] for arm in comparison["order"])
     notes = [Text(f"Order: {order}.", style="dim")]
