@@ -16,7 +16,7 @@ MOST_BIASES = 300
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
 _Tokens = Annotated[int, Meta(ge=1)]
 _Bias = Annotated[float, Meta(ge=-100, le=100)]
-_TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+_TokenId = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 _StopString = Annotated[str, Meta(min_length=1, max_length=256)]
 
 

@@ -45,7 +45,7 @@ class Tokens(Struct, frozen=True, kw_only=True):
 class DetokenizeBody(Struct, frozen=True, kw_only=True):
     """Token ids."""
 
-    tokens: list[Annotated[int, Meta(ge=0, le=2**31 - 1)]]
+    tokens: list[Annotated[int, Meta(ge=0, le=2**53 - 1)]]
     model: str | None = None
     """May be left out where only one model is loaded."""
 
