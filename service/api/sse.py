@@ -82,7 +82,7 @@ class EventStream:
         self._frames = frames
         self._headers = headers
         self._keepalive_s = keepalive_s
-        self._first_event_s = first_event_s
+        self._first_event_s = min(first_event_s, keepalive_s)
         self._stalled_s = stalled_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI)
