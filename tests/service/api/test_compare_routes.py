@@ -1,0 +1,104 @@
+"""Comparisons over HTTP."""
+
+import json
+
+import pytest
+
+
+def ask(live, *arms, **fields):
+    messages = [{"role": "user", "content": "one two three"}]
+    return live.post("/v1/compare", {"messages": messages, "arms": list(arms)} | fields)
+
+
+@pytest.mark.parametrize("mode", ["isolated", "concurrent"])
+def test_arms_are_answered_side_by_side(live, mode):
+    """Text, cost, build and difference of each, in the order of the request."""
+    body = ask(live, {"model": "echo"}, {"model": "other"}, mode=mode).json()
+    assert (body["object"], body["mode"]) == ("comparison", mode)
+    assert sorted(body["order"]) == [0, 1]
+    first, second = body["arms"]
+    assert (first["model"], second["model"]) == ("echo", "other")
+    assert first["text"] == second["text"] == "one two three"
+    assert first["difference"] is None
+    assert second["difference"]["completion_tokens"] == {"absolute": 0, "ratio": 1}
+    assert second["metrics"]["verified"] is True
+    assert second["build"]["engine"] == "echo"
+
+
+def test_records_carry_the_comparison_and_the_arm(live):
+    """So that a comparison can be read again later."""
+    response = ask(live, {"model": "echo"}, {"model": "echo"})
+    body = response.json()
+    assert response.headers["x-comparison-id"] == body["id"]
+    page = live.get(f"/v1/records?comparison_id={body['id']}").json()["data"]
+    assert sorted(record["arm"] for record in page) == [0, 1]
+    assert {arm["request_id"] for arm in body["arms"]} == {r["request_id"] for r in page}
+
+
+def test_an_arm_has_the_comparisons_sampling_unless_it_has_its_own(live):
+    """Field by field."""
+    arms = ({"model": "echo"}, {"model": "echo", "max_tokens": 1})
+    body = ask(live, *arms, max_tokens=2).json()
+    assert [arm["text"] for arm in body["arms"]] == ["one two", "one"]
+    body = ask(live, *arms, max_completion_tokens=2).json()
+    assert [arm["text"] for arm in body["arms"]] == ["one two", "one"]
+
+
+def test_a_variant_is_named_beside_its_model(live):
+    """`variant` is short for `model:variant`."""
+    body = ask(live, {"model": "echo"}, {"model": "echo", "variant": "half"}).json()
+    assert body["arms"][1]["model"] == "echo:half"
+    assert body["arms"][1]["status"] == "ok"
+
+
+def test_an_arm_that_fails_is_reported_in_its_place(live):
+    """The comparison itself is a success."""
+    response = ask(live, {"model": "nobody"}, {"model": "failing"}, {"model": "echo"})
+    assert response.status_code == 200
+    missing, failing, good = response.json()["arms"]
+    assert (missing["status"], missing["error"]["code"]) == ("refused", "model_not_found")
+    assert (failing["status"], failing["error"]["code"]) == ("failed", "engine_failed")
+    assert (failing["text"], failing["metrics"]) == ("one two", None)
+    assert (good["status"], good["error"]) == ("ok", None)
+
+
+def test_a_stream_tags_every_event_with_its_arm(live):
+    """Started, deltas, each arm's result, the comparison, `[DONE]`."""
+    response = ask(live, {"model": "echo"}, {"model": "other"}, stream=True)
+    events = [e.removeprefix("data: ") for e in response.text.split("\n\n") if e]
+    assert events.pop() == "[DONE]"
+    *events, whole = [json.loads(event) for event in events]
+    assert whole["object"] == "comparison"
+    for arm in (0, 1):
+        mine = [event for event in events if event["arm"] == arm]
+        assert mine[0]["object"] == "comparison.started"
+        assert mine[-1]["object"] == "comparison.arm"
+        text = "".join(e["text"] for e in mine if e["object"] == "comparison.delta")
+        assert text == mine[-1]["text"] == whole["arms"][arm]["text"]
+
+
+def test_the_order_can_be_repeated(live):
+    """The seed is in the answer."""
+    arms = [{"model": "echo"}] * 4
+    body = ask(live, *arms, max_tokens=1).json()
+    again = ask(live, *arms, max_tokens=1, order_seed=body["order_seed"]).json()
+    assert again["order"] == body["order"]
+
+
+@pytest.mark.parametrize(
+    ("arms", "fields", "param"),
+    [
+        ([{"model": "echo"}], {}, "arms"),
+        ([{"model": "echo"}] * 9, {}, "arms"),
+        ([{"model": "echo"}] * 2, {"mode": "both"}, "mode"),
+        ([{"model": "echo"}] * 2, {"n": 2}, "n"),
+        ([{"model": "echo"}, {"model": "echo", "temperature": 3}], {}, "arms[1].temperature"),
+        ([{"model": "echo"}, {"model": "echo:half", "variant": "x"}], {}, "arms[1].variant"),
+        ([{"model": "echo"}, {}], {}, "arms[1]"),
+    ],
+)
+def test_wrong_comparisons_are_refused_by_name(live, arms, fields, param):
+    """Before anything is started."""
+    response = ask(live, *arms, **fields)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
