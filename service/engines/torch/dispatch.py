@@ -62,12 +62,12 @@ class Dispatch:
         self._send = send
         self._hosted: dict[str, _Hosted] = {}
         self._wanted: dict[str, LoadModel] = {}
-        self._orders: asyncio.Queue[LoadModel | UnloadModel] = asyncio.Queue()
+        self._orders: asyncio.Queue[LoadModel] = asyncio.Queue()
         self._preparing: dict[str, asyncio.Task[None]] = {}
         self._calls: set[asyncio.Task[None]] = set()
         self._text = ThreadPoolExecutor(2, thread_name_prefix="text")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
-        self._librarian = asyncio.ensure_future(self._carry_out_orders())
+        self._librarian = asyncio.ensure_future(self._load_in_turn())
 
     def handle(self, message: ToHost) -> None:
         """Begin what a message asks for; never blocks."""
@@ -85,7 +85,8 @@ class Dispatch:
                 self._orders.put_nowait(message)
             case UnloadModel(model_id=model_id):
                 self._wanted.pop(model_id, None)
-                self._orders.put_nowait(message)
+                self._hosted.pop(model_id, None)
+                self._engine.remove_model(model_id)
             case Tokenize() | Detokenize() | DescribeTokenizer():
                 call = asyncio.ensure_future(self._answer(message))
                 self._calls.add(call)
@@ -134,15 +135,11 @@ class Dispatch:
         except KeyError:
             raise ModelNotReady(f"The model {model_id} is not loaded.") from None
 
-    async def _carry_out_orders(self) -> None:
-        """Load and unload one after another, in the order asked for."""
+    async def _load_in_turn(self) -> None:
         while True:
-            match await self._orders.get():
-                case LoadModel() as order if self._wanted.get(order.model.id) is order:
-                    await self._load(order)
-                case UnloadModel(model_id=model_id):
-                    self._hosted.pop(model_id, None)
-                    self._engine.remove_model(model_id)
+            order = await self._orders.get()
+            if self._wanted.get(order.model.id) is order:
+                await self._load(order)
 
     async def _load(self, order: LoadModel) -> None:
         model_id = order.model.id
