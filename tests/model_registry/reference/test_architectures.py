@@ -1,0 +1,42 @@
+"""The three architectures: comparable in size, different in their mixers."""
+
+import pytest
+import torch
+
+from model_registry.reference.architectures import (
+    CONFIGS,
+    hybrid_config,
+    new_model,
+    parameter_count,
+)
+
+
+def test_parameter_counts_are_within_three_percent():
+    """Differences in quality are not differences in size."""
+    counts = [parameter_count(new_model(architecture, 0)) for architecture in CONFIGS]
+    assert max(counts) / min(counts) < 1.03
+    assert all(1_500_000 <= count <= 4_000_000 for count in counts)
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_initial_weights_are_seeded(architecture):
+    """The same seed gives the same weights, another seed others."""
+    first, again, other = (new_model(architecture, seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_mamba_starts_with_a_long_memory():
+    """The step sizes lie in the Mamba-2 paper's range; transformers' default of 1 forgets."""
+    state = new_model("hybrid", 0).state_dict()
+    steps = [torch.nn.functional.softplus(state[n]) for n in state if n.endswith("dt_bias")]
+    assert steps
+    assert all(step.min() > 0.00099 and step.max() < 0.101 for step in steps)
+
+
+def test_hybrid_is_mostly_mamba():
+    """One block of attention among Mamba-2 blocks, and no experts."""
+    config = hybrid_config()
+    assert config.layer_types.count("full_attention") == 1
+    assert config.layer_types.count("linear_attention") == config.num_hidden_layers - 1
+    assert config.num_local_experts == 0
