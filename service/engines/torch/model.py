@@ -42,6 +42,7 @@ class SlotModel:
         if self._slots.has_attention:
             network.set_attn_implementation(attention.IMPLEMENTATION)
         repair_continuation(network)
+        self._try_out()
 
     def take(self) -> int | None:
         """A free slot, its state cleared; None if all are taken."""
@@ -139,6 +140,15 @@ class SlotModel:
         if order != list(slots):
             result = result[[order.index(slot) for slot in slots]]
         return result
+
+    def _try_out(self) -> None:
+        """Begin, continue and step a sequence, so that what cannot run fails at load."""
+        slot = self.take()
+        assert slot is not None
+        self.prefill(slot, [0, 0])
+        self.prefill(slot, [0, 0])
+        self.decode([slot], [0])
+        self.release(slot)
 
     @torch.inference_mode()
     def _filled_cache(self, text_config: Any) -> DynamicCache:  # noqa: ANN401 - a config

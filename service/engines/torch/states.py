@@ -38,7 +38,6 @@ class KeyValues:
         own_values[:, self._end : end] = values
         first = self._begin
         if self.window_tokens is not None:
-            first = max(first, end - new_tokens - self.window_tokens + 1)
             self._begin = max(first, end - self.window_tokens + 1)
         self._end = end
         self.length_tokens += new_tokens

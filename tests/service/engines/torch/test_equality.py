@@ -7,7 +7,9 @@ import oracle
 import pytest
 import tiny_models
 import torch
+import transformers
 from oracle import Answer, assert_same
+from packaging.version import Version
 from transformers import DynamicCache
 
 from model_registry.architecture import MODEL_TYPES
@@ -18,8 +20,18 @@ from service.engines.torch.model import SlotModel
 LENGTHS = (1, 7, 8, 31, 50)
 
 
+#: What transformers repaired in 5.20; earlier versions are refused or have no right answer.
+FROM_5_20 = {
+    "falcon_h1-norm": "transformers 5.19 cannot continue a prompt of a gated-norm Falcon-H1",
+    "phi3-longrope": "generate of transformers 5.19 is wrong where LongRoPE switches its factors",
+    "phimoe-longrope": "generate of transformers 5.19 is wrong where LongRoPE switches its factors",
+}
+
+
 @pytest.fixture(params=tiny_models.NAMES)
 def name(request) -> str:
+    if request.param in FROM_5_20 and Version(transformers.__version__) < Version("5.20"):
+        pytest.skip(FROM_5_20[request.param])
     return request.param
 
 
