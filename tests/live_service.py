@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Coroutine, Iterator
@@ -15,6 +14,7 @@ import uvicorn
 
 from service.app import Application, create_application
 from service.core.routing import Arm, FallbackRoute, WeightedRoute
+from service.server import address, listen
 from service.settings import Settings
 
 START_LIMIT_S = 20.0
@@ -55,9 +55,10 @@ class LiveService:
             )
         known: dict[str, Any] = {"preload": ("echo",), "data_dir": str(folder)}
         self.settings = Settings(models=(str(models),), **(known | settings))
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.base_url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        self.socket = listen("127.0.0.1", 0)
+        self.base_url = address(self.socket)
         self.application: Application | None = None
+        self.client = httpx.Client(base_url=self.base_url, timeout=20)
         self._server: uvicorn.Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
@@ -78,6 +79,7 @@ class LiveService:
 
     def stop(self) -> None:
         """Close everything."""
+        self.client.close()
         if self._server is not None:
             self._server.should_exit = True
         self._thread.join(START_LIMIT_S)
@@ -106,11 +108,11 @@ class LiveService:
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         """One request."""
-        return httpx.get(self.base_url + path, timeout=20, **options)
+        return self.client.get(path, **options)
 
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         """One request with a JSON body."""
-        return httpx.post(self.base_url + path, json=body, timeout=20, **options)
+        return self.client.post(path, json=body, **options)
 
     def chat(
         self, text: str = "one two three", model: str = "echo", **fields: Any
