@@ -36,24 +36,28 @@ class ClientDisconnected(Exception):
 
 
 @contextlib.asynccontextmanager
-async def cancelled_on_disconnect(receive: Receive) -> AsyncIterator[None]:
+async def cancelled_on_disconnect(receive: Receive) -> AsyncIterator[Callable[[], None]]:
     """Cancel the block as soon as the client hangs up, and raise ClientDisconnected.
 
-    To be entered when the body has been read.
+    To be entered when the body has been read. Gives a function that does the same for a client that
+    is there and yet gone.
     """
     loop = asyncio.get_running_loop()
     presence = asyncio.timeout(None)
 
+    def hang_up() -> None:
+        presence.reschedule(loop.time())
+
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        presence.reschedule(loop.time())
+        hang_up()
 
     try:
         async with presence:
             watching = asyncio.create_task(watch())
             try:
-                yield
+                yield hang_up
             finally:
                 watching.cancel()
     except TimeoutError:
@@ -87,65 +91,66 @@ class EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI)
         """Answer one ASGI request."""
-        wire = _Wire(send, self._headers, self._stalled_s)
+        wire = _Wire(send, self._headers)
         with contextlib.suppress(ClientDisconnected):
-            async with cancelled_on_disconnect(receive), contextlib.aclosing(self._frames):
-                await self._send_all(wire)
+            async with cancelled_on_disconnect(receive) as hang_up:
+                silence = asyncio.create_task(self._fill_silence(wire, hang_up))
+                try:
+                    async with contextlib.aclosing(self._frames):
+                        await self._send_all(wire)
+                finally:
+                    silence.cancel()
 
     async def _send_all(self, wire: "_Wire") -> None:
-        silence = asyncio.create_task(self._fill_silence(wire))
         try:
             async for frame in self._frames:
                 await wire.write(frame)
         except Exception as error:
-            if not wire.begun or isinstance(error, ClientDisconnected):
+            if not wire.begun:
                 raise
             if not isinstance(error, TriptychError):  # a bug, too late for another status
                 log.exception("a stream failed")
             await wire.write(data(ErrorBody(problem_of(error))))
-        finally:
-            async with wire.lock:  # never in the middle of a write
-                silence.cancel()
-        await wire.end()
+        await wire.write(b"", more=False)
 
-    async def _fill_silence(self, wire: "_Wire") -> None:
+    async def _fill_silence(self, wire: "_Wire", hang_up: Callable[[], None]) -> None:
+        """Comment when nothing was written for long; hang up when a write takes too long."""
         await asyncio.sleep(self._first_event_s)
         while True:
-            quiet_s = time.monotonic() - wire.written_s
-            if not wire.begun or quiet_s >= self._keepalive_s:
-                await wire.write(KEEP_ALIVE)
-                quiet_s = 0.0
-            await asyncio.sleep(self._keepalive_s - quiet_s)
+            now_s = time.monotonic()
+            if wire.writing_since_s is not None:
+                if now_s - wire.writing_since_s >= self._stalled_s:
+                    hang_up()
+            elif not wire.begun or now_s - wire.written_s >= self._keepalive_s:
+                try:
+                    async with asyncio.timeout(self._stalled_s):
+                        await wire.write(KEEP_ALIVE)
+                except TimeoutError:
+                    hang_up()
+            due_s = wire.written_s + self._keepalive_s - time.monotonic()
+            await asyncio.sleep(due_s if due_s > 0 else self._keepalive_s)
 
 
 class _Wire:
     """Writes in turn, the head first."""
 
-    def __init__(
-        self, send: Send, headers: Callable[[], Mapping[str, str]], stalled_s: float
-    ) -> None:
+    def __init__(self, send: Send, headers: Callable[[], Mapping[str, str]]) -> None:
         self._send = send
         self._headers = headers
-        self._stalled_s = stalled_s
-        self.lock = asyncio.Lock()
+        self._turn = asyncio.Lock()
         self.begun = False
         self.written_s = time.monotonic()
+        self.writing_since_s: float | None = None
 
     async def write(self, body: bytes, *, more: bool = True) -> None:
-        """Send a piece of the body. Raises ClientDisconnected if the client takes nothing."""
-        try:
-            async with self.lock, asyncio.timeout(self._stalled_s):
-                if not self.begun:
-                    self.begun = True
-                    await self._begin()
-                await self._send({"type": "http.response.body", "body": body, "more_body": more})
-        except TimeoutError:
-            raise ClientDisconnected from None
-        self.written_s = time.monotonic()
-
-    async def end(self) -> None:
-        """End the response."""
-        await self.write(b"", more=False)
+        """Send a piece of the body."""
+        async with self._turn:
+            self.writing_since_s = time.monotonic()
+            if not self.begun:
+                self.begun = True
+                await self._begin()
+            await self._send({"type": "http.response.body", "body": body, "more_body": more})
+            self.writing_since_s, self.written_s = None, time.monotonic()
 
     async def _begin(self) -> None:
         headers = {
