@@ -1,13 +1,15 @@
 """All routes as one ASGI application."""
 
+from functools import partial
+
 from litestar import Litestar
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ControllerRouterHandler
 
 from service.api.compare_routes import create_comparison
-from service.api.docs_page import docs_router
+from service.api.description import Description
+from service.api.docs_page import docs_router, openapi_document
 from service.api.errors import EXCEPTION_HANDLERS
 from service.api.fields import FieldCheck
 from service.api.openai_routes import create_chat_completion, create_completion
@@ -32,34 +34,46 @@ ROUTES: list[ControllerRouterHandler] = [
     livez,
     prometheus_metrics,
     docs_router,
+    openapi_document,
     *record_handlers,
 ]
 
 
 def create_api(services: Services) -> Litestar:
     """The application; who built the services starts and closes them."""
-    provided: dict[str, object] = {
-        "services": services,
-        "fields": FieldCheck(),
-        "store": services.store,
-        "sink": services.sink,
-    }
     return Litestar(
         route_handlers=ROUTES,
-        dependencies={name: _constant(value) for name, value in provided.items()},
+        dependencies={
+            "services": _constant(services),
+            "fields": _constant(FieldCheck()),
+            "description": _constant(Description(partial(describe, services.version))),
+            "store": _constant(services.store),
+            "sink": _constant(services.sink),
+        },
         exception_handlers=EXCEPTION_HANDLERS,
         before_send=[add_request_id],
-        openapi_config=OpenAPIConfig(
-            title="Triptych",
-            version=services.version,
-            description="Serve transformer, SSM and hybrid language models side by side, and "
-            "measure what each request costs.",
-            path="/schema",
-            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
-        ),
+        openapi_config=None,  # its own pages would bring other error bodies; see `describe`
         request_max_body_size=services.settings.max_body_bytes,
         logging_config=None,
     )
+
+
+def describe(version: str) -> dict[str, object]:
+    """The OpenAPI document of all routes."""
+    names = ("services", "fields", "description", "store", "sink")
+    api = Litestar(
+        route_handlers=ROUTES,
+        dependencies={name: _constant(None) for name in names},
+        openapi_config=OpenAPIConfig(
+            title="Triptych",
+            version=version,
+            description="Serve transformer, SSM and hybrid language models side by side, and "
+            "measure what each request costs.",
+            path="/pages-of-the-framework",  # never served; its default is taken by our own route
+        ),
+        logging_config=None,
+    )
+    return api.openapi_schema.to_schema()
 
 
 def _constant(value: object) -> Provide:

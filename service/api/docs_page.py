@@ -4,9 +4,12 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 from litestar import MediaType, Response, Router, get
+from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
-from litestar.params import FromPath
+from litestar.params import FromPath, SkipValidation
 from litestar.response import File
+
+from service.api.description import Description
 
 _FOLDER = Path(str(distribution("swagger-ui-py").locate_file("swagger_ui/static")))
 _ASSETS = {
@@ -59,6 +62,14 @@ async def asset(name: FromPath[str]) -> File:
     if name not in _ASSETS:
         raise NotFoundException
     return File(_FOLDER / name, media_type=_ASSETS[name], content_disposition_type="inline")
+
+
+@get("/schema/openapi.json", summary="This description", tags=["operations"])
+async def openapi_document(
+    description: NamedDependency[SkipValidation[Description]],
+) -> Response[bytes]:
+    """OpenAPI 3.1."""
+    return Response(await description.document(), media_type=MediaType.JSON)
 
 
 docs_router = Router("/docs", route_handlers=[page, script, asset])

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 
 def test_health_names_what_is_loaded_and_what_is_in_trouble(live):
@@ -48,6 +49,17 @@ def test_the_description_is_openapi_3_1_and_knows_every_route(live):
     assert answer.endswith("ChatCompletion")
 
 
+def test_the_description_is_made_while_streams_go_on(serve):
+    """It takes most of a second; on the event loop it would stop every stream for so long."""
+    live = serve()
+    live.chat("load it", model="slow")
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(live.get, "/schema/openapi.json")
+        record = live.record(live.chat("w " * 30, model="slow").headers["x-request-id"])
+        assert asked.result().status_code == 200
+    assert record["itl_max_ns"] < 300e6
+
+
 def test_the_page_takes_nothing_from_elsewhere(live):
     """Page, script and style come from this service, and a policy holds them to it."""
     page = live.get("/docs")
@@ -57,6 +69,13 @@ def test_the_page_takes_nothing_from_elsewhere(live):
     for asset in re.findall(r'(?:src|href)="([^"]+)"', page.text):
         assert live.get(asset).status_code == 200, asset
     assert "/schema/openapi.json" in live.get("/docs/page.js").text
+
+
+def test_beside_the_description_there_is_nothing(live):
+    """The framework's own pages would have other error bodies."""
+    response = live.get("/schema/other")
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "not_found"
 
 
 def test_the_page_gives_out_no_other_files(live):
