@@ -57,15 +57,18 @@ class Material(msgspec.Struct, frozen=True):
         return sum(len(m.content.encode()) for dialogue in self.dialogues for m in dialogue)
 
 
-def read_material(corpus: Path, asked: tuple[Probe, ...], dialogues: int | None) -> Material:
-    """All held-out texts of a corpus folder; of the dialogues the first so many if given."""
+def read_material(
+    corpus: Path, asked: tuple[Probe, ...], dialogues: int | None, wikitext_characters: int | None
+) -> Material:
+    """All held-out texts of a corpus folder, or the first so much of them if given."""
     held_out = islice(read_dialogues(corpus / "sgd-test.jsonl.gz"), dialogues)
     decoder = msgspec.json.Decoder(MinimalPair)
     with gzip.open(corpus / "blimp-60-each.jsonl.gz", "rb") as lines:
         pairs = tuple(decoder.decode(line) for line in lines)
+    wikitext = gzip.decompress((corpus / "wikitext2-test.txt.gz").read_bytes()).decode()
     return Material(
         dialogues=tuple(dialogue.messages for dialogue in held_out),
-        wikitext=gzip.decompress((corpus / "wikitext2-test.txt.gz").read_bytes()).decode(),
+        wikitext=wikitext[:wikitext_characters],
         pairs=pairs,
         probes=asked,
     )
@@ -133,6 +136,7 @@ def measure(model: PreTrainedModel, tokenizer: Tokenizer, material: Material) ->
 @click.option("--weights", type=click.Path(path_type=Path, exists=True), default=WEIGHTS)
 @click.option("--arch", type=click.Choice(list(CONFIGS)), multiple=True, help="Default: all.")
 @click.option("--dialogues", type=int, help="Measure on the first so many dialogues only.")
+@click.option("--wikitext-characters", type=int, help="Measure on the first so many only.")
 @click.option("--questions", default=QUESTIONS, show_default=True, help="Questions a probe.")
 @click.option("--out", type=click.Path(path_type=Path), default=WEIGHTS.parent / "results.json")
 def main(
@@ -140,6 +144,7 @@ def main(
     weights: Path,
     arch: tuple[Architecture, ...],
     dialogues: int | None,
+    wikitext_characters: int | None,
     questions: int,
     out: Path,
 ) -> None:
@@ -149,7 +154,7 @@ def main(
     architectures = arch or tuple(CONFIGS)
     tokenizer = Tokenizer.from_file(str(weights / architectures[0] / "tokenizer.json"))
     asked = tuple(probes(tokenizer, PROBE_SEED, questions))
-    material = read_material(corpus, asked, dialogues)
+    material = read_material(corpus, asked, dialogues, wikitext_characters)
     models: dict[Architecture, Result] = {}
     for architecture in architectures:
         console.print(f"measuring {architecture}")
