@@ -1,6 +1,11 @@
 """Values that tests of several packages start from."""
 
+import os
 from collections.abc import Callable
+
+# Before anything imports torch: threads that spin would make the suite ten times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 

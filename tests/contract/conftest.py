@@ -1,16 +1,12 @@
 """Engines that the contract suite asks, each opened once; a new engine is one more entry."""
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import aclosing
 from itertools import count
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import msgspec
 import pytest
