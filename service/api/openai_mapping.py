@@ -218,7 +218,7 @@ def sampling(wire: SamplingFields, limits: Limits, *, logprobs: int | None) -> S
         "seed": wire.seed,
         "max_tokens": max_tokens,
         "min_tokens": wire.min_tokens,
-        "stop": (wire.stop,) if isinstance(wire.stop, str) else wire.stop and tuple(wire.stop),
+        "stop": (wire.stop,) if isinstance(wire.stop, str) else tuple(wire.stop or ()),
         "ignore_eos": wire.ignore_eos,
         "logprobs": logprobs,
     }

@@ -107,6 +107,7 @@ def test_known_fields_that_are_not_supported_are_refused_by_name(live, field, va
         ("store", False),
         ("stop", []),
         ("logit_bias", {}),
+        ("logit_bias", {"5": 0.0}),
         ("top_k", -1),
         ("top_k", 0),
         ("seed", -1),
