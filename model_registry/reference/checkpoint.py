@@ -21,4 +21,7 @@ def save_pretrained(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) 
         eos_token_id=EOS_TOKEN_ID, pad_token_id=PAD_TOKEN_ID, max_new_tokens=256
     )
     shipped.save_pretrained(folder)
+    # safetensors writes for the owner alone; another user may serve the folder.
+    for file in folder.glob("*.safetensors"):
+        file.chmod(0o644)
     chat_tokenizer(tokenizer).save_pretrained(folder)
