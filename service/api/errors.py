@@ -13,6 +13,7 @@ from msgspec import Struct
 from service.api.request_id import request_id_of
 from service.core.errors import (
     InvalidRequest,
+    ModelNotReady,
     NotFound,
     TriptychError,
     Unavailable,
@@ -73,7 +74,8 @@ def retry_headers(error: TriptychError) -> dict[str, str]:
             "retry-after": str(max(1, math.ceil(error.retry_after_s))),
             "retry-after-ms": str(math.ceil(error.retry_after_s * 1000)),
         }
-    return {"x-should-retry": "false"} if isinstance(error, Unavailable) else {}
+    # The openai clients would try twice more, and their user would wait for the same reason.
+    return {"x-should-retry": "false"} if isinstance(error, ModelNotReady) else {}
 
 
 def handle_triptych_error(_: Request[Any, Any, Any], error: TriptychError) -> Response[ErrorBody]:

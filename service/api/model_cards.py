@@ -27,7 +27,7 @@ class CardStatus(Struct, frozen=True, kw_only=True):
     value: Literal["loaded", "loading", "unloaded"]
     """In the words of llama.cpp's router, which chat tools read."""
     state: LoadState
-    """In our own words: `unverified` is loaded, `failed` and `unavailable` are unloaded."""
+    """In our own words: `unverified` is loaded; with an `error` it cannot answer at the moment."""
     failed: bool = False
     error: str | None = None
     progress: LoadProgress | None = None
@@ -118,7 +118,7 @@ def model_card(status: ModelStatus, created: int) -> ModelCard:
 def card_status(status: ModelStatus) -> CardStatus:
     """Both vocabularies."""
     value: Literal["loaded", "loading", "unloaded"] = "unloaded"
-    if status.state in ("ready", "unverified"):
+    if status.loaded:
         value = "loaded"
     elif status.state == "loading":
         value = "loading"

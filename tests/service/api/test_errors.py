@@ -83,10 +83,11 @@ def test_a_model_that_is_not_here_is_503_with_the_command_and_no_retry(live):
 
 
 def test_a_failed_load_is_503_with_its_reason(live):
-    """And a time when routes would try it again."""
+    """When it will work nobody knows, so no time is made up."""
     response = live.chat(model="broken")
     assert assert_shape(response, 503)["message"] == "no memory for it"
-    assert response.headers["retry-after"] == "30"
+    assert response.headers["x-should-retry"] == "false"
+    assert "retry-after" not in response.headers
 
 
 def test_a_draining_service_is_503(serve):
@@ -149,6 +150,11 @@ def test_a_time_to_come_back_is_given_in_whole_seconds_and_milliseconds():
     """Never 0 s, and never rounded down."""
     headers = retry_headers(Overloaded("x", retry_after_s=1.2))
     assert headers == {"retry-after": "2", "retry-after-ms": "1200"}
+
+
+def test_a_dead_engine_may_be_tried_again():
+    """Its host comes back; the client's own pause is good enough where none is known."""
+    assert retry_headers(errors.EngineFailed("x")) == {}
 
 
 def test_refusals_of_the_request_itself_have_no_retry_header():

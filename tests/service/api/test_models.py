@@ -109,3 +109,12 @@ def test_a_model_that_failed_its_probe_is_served_unverified(live):
     live.chat(model="dead")
     card = cards(live)["dead"]
     assert (card["status"]["state"], card["verified"]) == ("unverified", False)
+
+
+def test_a_model_whose_engine_is_in_trouble_is_not_loaded(serve):
+    """Its host died: the card says why, and health is degraded."""
+    live = serve()
+    live.application.pool.models["echo"].engine.trouble = lambda: "the host restarts"
+    status = cards(live)["echo"]["status"]
+    assert (status["value"], status["error"]) == ("unloaded", "the host restarts")
+    assert live.get("/health").json()["status"] == "degraded"
