@@ -138,7 +138,8 @@ class Answer:
             # The slot and the place in the queue are free before the last event is passed on.
             yield event
         finally:
-            durable.cancel()
+            if not durable.cancel() and not durable.cancelled():
+                durable.exception()  # seen: an answer that ended otherwise does not need it
 
     async def _begin(self, stack: AsyncExitStack) -> "tuple[_Attempt, EngineEvent]":
         """The first arm that answers, and its first event."""

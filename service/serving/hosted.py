@@ -62,6 +62,7 @@ class HostedModel:
         self._hosting = hosting
         self._state: LoadState = "unavailable"
         self._error: str | None = "not looked for yet"
+        self._logged: str | None = None
         self._failed_at_ns = 0
         self._load: asyncio.Task[Engine | ModelNotReady] | None = None
         self._load_ns: int | None = None
@@ -83,8 +84,10 @@ class HostedModel:
                 self._architecture = _summary(read_config(Path(model.path)))
         except (NotPulled, UnsupportedArchitecture) as error:
             return None, str(error)
-        except RegistryError:
-            log.exception("the files of %s cannot be used", self.id)
+        except RegistryError as error:
+            if str(error) != self._logged:  # looked at again and again: logged once
+                self._logged = str(error)
+                log.warning("the files of %s cannot be used: %s", self.id, error)
             return None, f"the files of {self.id} cannot be used; see the service's log"
         return model, None
 
@@ -161,7 +164,7 @@ class HostedModel:
         self._failed_at_ns = self._hosting.clock_ns()
         with contextlib.suppress(TriptychError):  # the load's own failure is what counts
             await engine.aclose()
-        return ModelNotReady(reason, param="model", retry_after_s=FAILED_LOAD_REST_S)
+        return ModelNotReady(reason, param="model")
 
     async def aclose(self) -> None:
         """Stop loading, close the engine; running requests fail."""

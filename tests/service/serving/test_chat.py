@@ -12,6 +12,7 @@ from service.core.errors import (
     ModelNotFound,
     ModelNotReady,
     Overloaded,
+    StoreUnavailable,
 )
 from service.core.events import Delta, Finished, Started
 from service.core.routing import Arm, FallbackRoute, WeightedRoute
@@ -58,6 +59,25 @@ def test_no_event_goes_out_before_the_accepted_record_is_on_disk(bench, settle):
             assert not first.done()
             b.sink.may_flush.set()
             assert isinstance(await first, Started)
+
+    run(main())
+
+
+def test_a_disk_that_takes_no_record_refuses_the_answer(bench):
+    """Nothing is answered unrecorded, and the engine is let go."""
+
+    async def main():
+        b = bench()
+        await b.ask()
+
+        async def full():
+            raise StoreUnavailable("disk full")
+
+        b.sink.flushed = full
+        with pytest.raises(StoreUnavailable):
+            await b.ask()
+        assert b.sink.finals[-1].error_code == "store_unavailable"
+        assert (b.engines["one"].running, b.pool.requests) == (0, 0)
 
     run(main())
 

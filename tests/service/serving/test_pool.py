@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from model_registry.errors import NotPulled
+from model_registry.errors import CorruptFile, NotPulled
 from model_registry.sources import locate
 from service.core.errors import (
     ConfigError,
@@ -231,6 +231,24 @@ def test_files_that_are_missing_make_a_model_unavailable_until_they_come(bench):
         await b.pool.aclose()
 
     run(main())
+
+
+def test_files_that_are_broken_are_logged_once_and_not_shown(bench, caplog):
+    """The path is for the operator; the pool looks again every few seconds."""
+
+    def find(entry, variant, models_dir):
+        raise CorruptFile(f"/secret/{entry.spec.id} differs from its lock")
+
+    async def main():
+        b = bench(models=("one",), locate=find)
+        hosted = b.pool.models["one"]
+        for _ in range(3):
+            model, error = hosted.look()
+        assert model is None
+        assert "/secret" not in error
+
+    run(main())
+    assert caplog.text.count("/secret/one") == 1
 
 
 def test_an_engine_in_trouble_says_so(bench):
