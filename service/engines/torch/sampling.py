@@ -61,7 +61,7 @@ class Sampler:
             self._seen = torch.zeros(vocabulary_tokens, dtype=torch.bool)
             self._seen[torch.tensor(prompt_ids, dtype=torch.long)] = True
         if sampling.presence_penalty or sampling.frequency_penalty:
-            self._counts = torch.zeros(vocabulary_tokens)
+            self._counts = torch.zeros(vocabulary_tokens, dtype=torch.float32)
 
     @property
     def adjusts(self) -> bool:
@@ -162,11 +162,14 @@ def _choice(token_id: int, logprobs: Tensor | None, alternatives: int | None) ->
 def _bias(logit_bias: dict[int, float]) -> tuple[Tensor, Tensor] | None:
     if not logit_bias:
         return None
-    return torch.tensor(list(logit_bias)), torch.tensor(list(logit_bias.values()))
+    values = torch.tensor(list(logit_bias.values()), dtype=torch.float32)
+    return torch.tensor(list(logit_bias)), values
 
 
 def _probabilities(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
-    temperatures = torch.tensor([[sampler.sampling.temperature] for sampler in samplers])
+    # The type is named: while a model loads, torch's default is that model's, in all threads.
+    values = [[sampler.sampling.temperature] for sampler in samplers]
+    temperatures = torch.tensor(values, dtype=torch.float32)
     # Subtracting the maximum first keeps a tiny temperature from overflowing to infinity.
     return (logits - logits.amax(dim=-1, keepdim=True)).div_(temperatures).softmax(dim=-1)
 

@@ -158,6 +158,25 @@ def test_a_row_that_is_not_finite_is_reported_alone():
     assert [choice is None for choice in choices] == [True, False, True]
 
 
+def test_a_model_loading_meanwhile_changes_no_token():
+    """Transformers sets torch's process-wide default type to bfloat16 while it builds a model."""
+    options = {"temperature": 0.7, "frequency_penalty": 0.001, "logit_bias": {3: 0.3}}
+    found = []
+    for default in (torch.float32, torch.bfloat16):
+        torch.set_default_dtype(default)
+        try:
+            each = sampler(seed=1, logprobs=0, **options)
+            for _ in range(301):
+                each.observe(5)
+            row = torch.linspace(-1, 1, VOCABULARY, dtype=torch.float32)
+            each.adjust(row)
+            found.append([row, module._probabilities(row[None], [each])])
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    torch.testing.assert_close(found[1], found[0], atol=0, rtol=0)
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     st.lists(
