@@ -17,6 +17,7 @@ from service.core.chat import ChatRequest, Sampling, TextPrompt
 from service.core.errors import EngineFailed, InvalidRequest, ModelNotReady
 from service.core.events import Delta, Finished
 from service.core.ports import Engine, LoadReporting, Supervised, Tokenizing
+from service.engines import host_process
 from service.engines.torch_host import TorchEngine, TorchHost
 
 
@@ -280,6 +281,16 @@ def test_the_host_refuses_an_environment_that_torch_would_misread(environment):
 
     assert ended.returncode == os.EX_USAGE
     assert "before torch is imported" in ended.stderr
+
+
+def test_memory_of_a_step_is_kept_for_the_next(monkeypatch):
+    """The host keeps freed memory up to a bound, unless the operator says otherwise."""
+    kept = host_process._environment(1)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "7")
+    chosen = host_process._environment(1)
+
+    assert int(kept["MALLOC_TRIM_THRESHOLD_"]) >= 2**27
+    assert chosen["MALLOC_TRIM_THRESHOLD_"] == "7"
 
 
 def test_the_service_imports_no_torch():
