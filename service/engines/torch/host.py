@@ -51,11 +51,11 @@ def environment_problem(threads: int) -> str | None:
 async def _serve(socket: Path) -> int:
     # Imported here, after the environment was checked.
     import torch
-    import transformers
     from msgspec import msgpack
 
     from service.engines.torch.dispatch import Dispatch
     from service.engines.torch.frames import FrameProtocol
+    from service.engines.torch.loading import ENGINE_VERSION, device_name
     from service.engines.torch.loop import EngineLoop
     from service.engines.torch.messages import FromHost, Hello, ToHost, frame
 
@@ -94,8 +94,8 @@ async def _serve(socket: Path) -> int:
     thread.start()
     protocol.send(
         Hello(
-            engine_version=f"torch {torch.__version__}, transformers {transformers.__version__}",
-            device="cpu",
+            engine_version=ENGINE_VERSION,
+            device=device_name(),
             threads=torch.get_num_threads(),
         )
     )
