@@ -8,4 +8,6 @@ def human_bytes(count: float) -> str:
         if abs(value) < 1024:  # noqa: PLR2004 (the binary step)
             break
         value, unit = value / 1024, larger
-    return f"{value:.0f} B" if unit == "B" else f"{value:.3g} {unit}"
+    # From 1000 on, `g` would switch to an exponent.
+    digits = ".0f" if unit == "B" or abs(value) >= 100 else ".3g"  # noqa: PLR2004
+    return f"{value:{digits}} {unit}"
