@@ -1,10 +1,11 @@
 """Competitor: plain `transformers.generate`, eager, one batch of equally long prompts."""
 
-import argparse
 import json
 import os
 import resource
 import time
+
+from options import read_options
 
 label = "transformers.generate"
 
@@ -50,13 +51,7 @@ def measure(path: str, streams: int, prompt_tokens: int, new_tokens: int, dtype:
 
 def main() -> None:
     """Print one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("path")
-    parser.add_argument("--streams", type=int, default=1)
-    parser.add_argument("--prompt-tokens", type=int, default=64)
-    parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--dtype", default="bfloat16")
-    options = parser.parse_args()
+    options = read_options(__doc__)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     print(json.dumps(measure(**vars(options))))
 

@@ -1,6 +1,5 @@
 """Ours: the torch engine in its host process, asked as the service asks it."""
 
-import argparse
 import asyncio
 import json
 import os
@@ -8,6 +7,8 @@ import random
 import tempfile
 import time
 from pathlib import Path
+
+from options import read_options
 
 from model_registry.spec import ModelSpec, ResolvedModel
 from service.core.chat import ChatRequest, Sampling, TokenPrompt
@@ -85,13 +86,7 @@ async def measure(path: str, streams: int, prompt_tokens: int, new_tokens: int, 
 
 def main() -> None:
     """Print one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("path")
-    parser.add_argument("--streams", type=int, default=1)
-    parser.add_argument("--prompt-tokens", type=int, default=64)
-    parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--dtype", default="bfloat16")
-    options = parser.parse_args()
+    options = read_options(__doc__)
     print(json.dumps(asyncio.run(measure(**vars(options)))))
 
 
