@@ -1,0 +1,1 @@
+"""Programs of compiled kernels: how models run on a CPU."""

@@ -1,0 +1,29 @@
+"""Llama and what is built like it: attention, then a gated MLP, each on the normalized stream."""
+
+from typing import Any
+
+from service.engines.torch.compiled.architectures.rotary_of import angles_of
+from service.engines.torch.compiled.blocks import Assembly
+from service.engines.torch.compiled.ops.gates import activation_named
+
+
+def assemble_llama(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transformers' modules
+    """Llama, SmolLM2."""
+    config, model = a.config, network.model
+    function = activation_named(config.hidden_act)
+    head = a.begin(model.embed_tokens, network.lm_head)
+    angles = angles_of(a.program, model.rotary_emb)
+    for layer in model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        heads = a.slots.attention(
+            config.num_attention_heads, config.num_key_value_heads, attention.head_dim
+        )
+        x = a.normed(layer.input_layernorm.weight, config.rms_norm_eps)
+        qkv = a.pack(attention.q_proj, attention.k_proj, attention.v_proj)
+        mixed = a.attention(x, qkv, heads, angles=angles, scale=attention.scaling)
+        a.add(mixed, a.pack(attention.o_proj))
+        x = a.normed(layer.post_attention_layernorm.weight, config.rms_norm_eps)
+        gate_up = a.pack(mlp.gate_proj, mlp.up_proj)
+        gated = a.gated_mlp(x, gate_up, config.intermediate_size, function)
+        a.add(gated, a.pack(mlp.down_proj))
+    a.finish(model.norm.weight, config.rms_norm_eps, head)

@@ -1,0 +1,142 @@
+"""The blocks that architectures are composed of, as instructions of a program."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from service.engines.torch.compiled.ops.attention import Heads, attend, remember, softmax_scale
+from service.engines.torch.compiled.ops.gates import Activation, gate
+from service.engines.torch.compiled.ops.linear import embed, head, linear
+from service.engines.torch.compiled.ops.norms import norm
+from service.engines.torch.compiled.packing import Packed, pack
+from service.engines.torch.compiled.program import Buffer, Program
+from service.engines.torch.compiled.states import Slots
+
+
+class Assembly:
+    """A program under construction: the residual stream, and the blocks that add to it."""
+
+    def __init__(self, program: Program, slots: Slots, config: Any) -> None:  # noqa: ANN401
+        self.program = program
+        self.slots = slots
+        self.config = config
+        self.width = int(config.hidden_size)
+        self.stream = program.buffer("stream", self.width)
+        """The residual stream, float32."""
+
+    def pack(self, *layers: torch.nn.Module) -> Packed:
+        """Pack linear layers one below the other, and free their own weights."""
+        packed = self.pack_weights(
+            [layer.weight for layer in layers],  # type: ignore[misc]
+            [getattr(layer, "bias", None) for layer in layers],
+        )
+        for layer in layers:
+            layer.weight = torch.nn.Parameter(torch.empty(0), requires_grad=False)
+        return packed
+
+    def pack_weights(
+        self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None] = ()
+    ) -> Packed:
+        """Pack matrices (outputs, inputs) one below the other."""
+        return pack(self.program, weights, biases)
+
+    def begin(
+        self, embedding: torch.nn.Module, head_layer: torch.nn.Module, *, scale: float = 1.0
+    ) -> Packed:
+        """Start the stream with the tokens' embeddings; returns the head's matrix."""
+        tied = head_layer.weight is embedding.weight
+        packed = self.pack_weights([embedding.weight], [None])  # type: ignore[list-item]
+        embed(self.program, packed, self.stream, scale=scale)
+        embedding.weight = torch.nn.Parameter(torch.empty(0), requires_grad=False)
+        return packed if tied else self.pack(head_layer)
+
+    def normed(
+        self,
+        weight: torch.Tensor | None,
+        eps: float,
+        *,
+        x: Buffer | None = None,
+        bias: torch.Tensor | None = None,
+        centred: bool = False,
+    ) -> Buffer:
+        """The stream (or `x`), normalized: an operand of a product."""
+        x = self.stream if x is None else x
+        out = self.program.operand_buffer("normed", x.width)
+        norm(self.program, x, weight, out, eps=eps, bias=bias, centred=centred)
+        return out
+
+    def project(self, x: Buffer, weight: Packed, name: str, *, scale: float = 1.0) -> Buffer:
+        """A product of its own, float32."""
+        out = self.program.buffer(name, weight.outputs)
+        linear(self.program, x, weight, out, scale=scale)
+        return out
+
+    def add(
+        self, x: Buffer, weight: Packed, *, scale: float = 1.0, to: Buffer | None = None
+    ) -> None:
+        """Add a product to the stream."""
+        linear(self.program, x, weight, to or self.stream, add=True, scale=scale)
+
+    def attention(  # noqa: PLR0913 - what attention layers differ in
+        self,
+        x: Buffer,
+        qkv: Packed,
+        heads: Heads,
+        *,
+        angles: Buffer | None,
+        scale: float | None = None,
+        q_norm: torch.Tensor | None = None,
+        k_norm: torch.Tensor | None = None,
+        eps: float = 0.0,
+    ) -> Buffer:
+        """Attention of `x`, an operand of its output projection."""
+        both = self.project(x, qkv, "queries, keys and values")
+        queries, keys = heads.queries * heads.size, heads.keys * heads.size
+        remembered = remember(
+            self.program,
+            both.columns(0, queries),
+            both.columns(queries, keys),
+            both.columns(queries + keys, keys),
+            heads,
+            scale=softmax_scale(heads.size) if scale is None else scale,
+            angles=angles,
+            q_norm=q_norm,
+            k_norm=k_norm,
+            eps=eps,
+        )
+        return attend(self.program, remembered, heads)
+
+    def gated_mlp(
+        self, x: Buffer, gate_up: Packed, width: int, function: Activation, *, scale: float = 1.0
+    ) -> Buffer:
+        """`function(gate x) * up x`, an operand of the down projection."""
+        both = self.project(x, gate_up, "gate and up", scale=scale)
+        out = self.program.operand_buffer("gated", width)
+        gate(self.program, both.columns(0, width), both.columns(width, width), out, function)
+        return out
+
+    def finish(
+        self,
+        weight: torch.Tensor,
+        eps: float,
+        head_matrix: Packed,
+        *,
+        bias: torch.Tensor | None = None,
+        centred: bool = False,
+        scale: float = 1.0,
+    ) -> None:
+        """Final norm and logits of the tokens that the batch wants them of."""
+        out = self.program.operand_buffer("normed", self.width)
+        norm(
+            self.program,
+            self.stream,
+            weight,
+            out,
+            eps=eps,
+            bias=bias,
+            centred=centred,
+            of_logits=True,
+        )
+        head(self.program, out, head_matrix, scale=scale)
+        self.program.finish()

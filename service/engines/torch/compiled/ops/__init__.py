@@ -1,0 +1,1 @@
+"""Kernels, and what a program needs to be told to run them."""

@@ -1,0 +1,197 @@
+"""A model's forward pass as a list of kernels over fixed buffers: what a step costs beside it is nothing.
+
+A program is built once a model. It advances a *batch*: segments of consecutive tokens, each of one
+slot, laid out one after the other. One segment of many tokens is a prefill, many segments of one
+token are a decode step, and nothing in a program knows the difference, so a sequence's state does
+not depend on how its tokens were divided into steps, nor on its neighbours in them.
+"""
+
+import struct
+from collections.abc import Callable
+from enum import IntEnum
+from functools import cached_property
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from numba import cfunc
+
+from service.engines.torch.compiled.team import KERNEL, Instructions
+from service.engines.torch.compiled.vectors import FAST
+
+_ALIGNMENT: Final = 64
+
+
+class Kind(IntEnum):
+    """How the operands of a matrix product are stored."""
+
+    FLOAT32 = 0
+    BFLOAT16 = 1
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of an element."""
+        return 4 if self is Kind.FLOAT32 else 2
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """torch's name for it."""
+        return torch.float32 if self is Kind.FLOAT32 else torch.bfloat16
+
+
+class Field(IntEnum):
+    """Where the head of a batch says what; all are int64, addresses where a name is plural."""
+
+    TOKENS = 0
+    SEGMENTS = 1
+    TOKEN_IDS = 2
+    POSITIONS = 3
+    SEGMENT_OF_TOKENS = 4
+    FIRST_TOKENS = 5
+    """Of each segment; one more says where the last one ends."""
+    ROWS = 6
+    """Of each segment: its slot."""
+    LOGITS_ROWS = 7
+    LOGITS_TOKENS = 8
+    LOGITS = 9
+    LONG_ROPES = 10
+    """Of each token: whether LongRoPE's long factors rotate it."""
+    PREFILLING = 11
+    BLOCKS = 12
+    """Of queries: at most QUERY_TOKENS tokens of one segment."""
+    BLOCK_FIRSTS = 13
+    BLOCK_TOKENS = 14
+    SPLITS = 15
+    """Into how many parts the keys are divided, each for another thread."""
+    SCRATCH = 16
+    SCRATCH_BYTES = 17
+    GROUPS = 18
+    """From here on three fields for each group of attention layers: addresses of the segments'
+    keys and values, their capacities in tokens, and the positions that were dropped before them."""
+
+
+GROUP_FIELDS: Final = 3
+HEAD_FIELDS: Final = 64
+
+
+class Kernel:
+    """A function of (operands, thread, threads), compiled when it is first needed."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self.__doc__ = function.__doc__
+
+    @cached_property
+    def _compiled(self) -> Any:  # noqa: ANN401 - numba's
+        return cfunc(KERNEL, cache=True, fastmath=FAST)(self._function)
+
+    @property
+    def address(self) -> int:
+        """Where its machine code is."""
+        return int(self._compiled.address)
+
+
+class Buffer(NamedTuple):
+    """Activations of a batch: one row a token."""
+
+    address: int
+    stride: int
+    """Bytes from one token to the next."""
+    width: int
+
+    def columns(self, first: int, width: int, *, element_bytes: int = 4) -> "Buffer":
+        """A part of each row."""
+        return Buffer(self.address + first * element_bytes, self.stride, width)
+
+
+def bits(value: float) -> int:
+    """A float32 as an operand."""
+    return int(struct.unpack("<i", struct.pack("<f", value))[0])
+
+
+class Program:
+    """Collects buffers and instructions, then runs them."""
+
+    def __init__(self, kind: Kind, *, max_tokens: int, threads: int) -> None:
+        self.kind = kind
+        """Of weights, keys and values, and what enters a matrix product."""
+        self.max_tokens = max_tokens
+        self.threads = threads
+        self.head = np.zeros(HEAD_FIELDS, dtype=np.int64)
+        self._buffers: dict[tuple[str, int, int], tuple[Buffer, torch.Tensor]] = {}
+        self._held: list[object] = []
+        self._kernels: list[int] = []
+        self._operands: list[list[int]] = []
+        self._scratch_bytes = 0
+        self.weights_bytes = 0
+        """Of everything that is held."""
+        self._instructions: Instructions | None = None
+
+    def __repr__(self) -> str:
+        """Show the sizes."""
+        return f"<Program of {len(self._kernels)} kernels, {self.workspace_bytes} bytes>"
+
+    def buffer(self, name: str, width: int, *, element_bytes: int = 4) -> Buffer:
+        """Room for one row a token; the same room each time it is asked for by the same name."""
+        key = (name, width, element_bytes)
+        if key not in self._buffers:
+            stride = _aligned(width * element_bytes)
+            storage = aligned_bytes(stride * self.max_tokens)
+            self._buffers[key] = Buffer(storage.data_ptr(), stride, width), storage
+        return self._buffers[key][0]
+
+    def operand_buffer(self, name: str, width: int) -> Buffer:
+        """Room for what enters a matrix product."""
+        return self.buffer(name, width, element_bytes=self.kind.bytes)
+
+    def scratch(self, size_bytes: int) -> None:
+        """See to it that every thread has this much room of its own."""
+        self._scratch_bytes = max(self._scratch_bytes, _aligned(size_bytes))
+
+    def hold(self, tensor: torch.Tensor) -> int:
+        """Keep a contiguous tensor as long as the program; its address."""
+        assert tensor.is_contiguous()
+        self._held.append(tensor)
+        self.weights_bytes += tensor.nbytes
+        return tensor.data_ptr()
+
+    def vector(self, values: torch.Tensor | None) -> int:
+        """Keep values as float32; their address, 0 for None."""
+        if values is None:
+            return 0
+        return self.hold(values.detach().float().flatten().contiguous().clone())
+
+    def add(self, kernel: Kernel, *operands: int) -> None:
+        """Append an instruction; a kernel finds the batch's head before its operands."""
+        self._kernels.append(kernel.address)
+        self._operands.append([self.head.ctypes.data, *(int(operand) for operand in operands)])
+
+    def finish(self) -> None:
+        """No more instructions come."""
+        scratch = aligned_bytes(max(self._scratch_bytes, _ALIGNMENT) * self.threads)
+        self._held.append(scratch)
+        self.head[Field.SCRATCH] = scratch.data_ptr()
+        self.head[Field.SCRATCH_BYTES] = max(self._scratch_bytes, _ALIGNMENT)
+        self._instructions = Instructions(self._kernels, self._operands, threads=self.threads)
+
+    def run(self) -> None:
+        """Advance the batch that the head describes."""
+        assert self._instructions is not None
+        self._instructions.run()
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes of all buffers; the system provides those that a batch has touched."""
+        buffers = sum(storage.nbytes for _, storage in self._buffers.values())
+        return buffers + self._scratch_bytes * self.threads
+
+
+def aligned_bytes(count: int) -> torch.Tensor:
+    """Uninitialized memory that begins at a cache line."""
+    storage = torch.empty(count + _ALIGNMENT, dtype=torch.uint8)
+    skipped = -storage.data_ptr() % _ALIGNMENT
+    return storage[skipped : skipped + count]
+
+
+def _aligned(count: int) -> int:
+    return -(-count // _ALIGNMENT) * _ALIGNMENT
