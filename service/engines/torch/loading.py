@@ -16,24 +16,46 @@ from model_registry.errors import UnsupportedArchitecture
 from model_registry.spec import ResolvedModel
 from service.core.errors import ModelNotReady
 from service.core.events import ModelBuild
-from service.engines.torch.messages import LoadProgress
+from service.engines.torch.compiled.architectures import covered
+from service.engines.torch.compiled.machine import KERNEL_PATH as COMPILED
+from service.engines.torch.compiled.model import CompiledModel
+from service.engines.torch.eager.model import EagerModel
+from service.engines.torch.messages import KernelChoice, LoadProgress
 from service.engines.torch.model import SlotModel
 
 ENGINE_VERSION = f"torch {torch.__version__}, transformers {transformers.__version__}"
-#: Which kernels run: transformers' modelling code, operator by operator.
-KERNEL_PATH = "transformers-eager"
+#: transformers' modelling code, operator by operator.
+EAGER = "transformers-eager"
 
 
 def load(
-    resolved: ResolvedModel, *, slots: int, progress: Callable[[LoadProgress], None]
+    resolved: ResolvedModel,
+    *,
+    slots: int,
+    progress: Callable[[LoadProgress], None],
+    kernels: KernelChoice = "auto",
 ) -> SlotModel:
-    """Load a model. Raises ModelNotReady with the reason and the fix."""
+    """Load a model. Raises ModelNotReady with the reason and the fix.
+
+    `kernels` chooses between our compiled programs and transformers' own code; "auto" compiles
+    wherever there is a program for the model.
+    """
     check(resolved)
     try:
         with _reported(resolved, progress):
             network = _network(resolved)
         progress(LoadProgress(model_id=resolved.id, stage="slots"))
-        return SlotModel(network, resolved, _build(resolved), slots=slots)
+        missing = _why_not_compiled(network)
+        if kernels == "compiled" and missing:
+            raise ModelNotReady(
+                f"{resolved.id}: {missing}; the setting torch.kernels = \"auto\" or \"eager\" "
+                "runs transformers' own code instead"
+            )
+        if kernels == "eager" or missing:
+            return EagerModel(network, resolved, _build(resolved, EAGER), slots=slots)
+        build = _build(resolved, COMPILED)
+        threads = torch.get_num_threads()
+        return CompiledModel(network, resolved, build, slots=slots, threads=threads)
     except ModelNotReady:
         raise
     except Exception as error:  # other people's code on other people's files fails in any way
@@ -68,7 +90,16 @@ def device_name() -> str:
     return "cpu" if chosen.type == "cpu" else f"{chosen} {torch.cuda.get_device_name(chosen)}"
 
 
-def _build(resolved: ResolvedModel) -> ModelBuild:
+def _why_not_compiled(network: PreTrainedModel) -> str | None:
+    """Why a network cannot run as a compiled program, None if it can."""
+    if device().type != "cpu":
+        return f"compiled programs run on the CPU, and the model is on {device()}"
+    if network.dtype not in (torch.float32, torch.bfloat16):
+        return f"compiled programs compute in float32 or bfloat16, not {network.dtype}"
+    return covered(network.config.get_text_config(decoder=True))
+
+
+def _build(resolved: ResolvedModel, kernel_path: str) -> ModelBuild:
     return ModelBuild(
         weights_sha256=resolved.weights_sha256,
         dtype=resolved.dtype,
@@ -76,7 +107,7 @@ def _build(resolved: ResolvedModel) -> ModelBuild:
         engine="torch",
         engine_version=ENGINE_VERSION,
         device=device_name(),
-        kernel_path=KERNEL_PATH,
+        kernel_path=kernel_path,
     )
 
 

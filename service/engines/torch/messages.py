@@ -5,6 +5,7 @@ This module is imported by both sides and knows no torch.
 """
 
 import struct
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
@@ -18,6 +19,10 @@ MAX_FRAME_BYTES = 64 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
 
 
+KernelChoice = Literal["auto", "compiled", "eager"]
+"""Compiled programs, transformers' own code, or whichever is faster for a model."""
+
+
 class LoadModel(Struct, frozen=True, kw_only=True, tag="load"):
     """Load a model; answered by LoadProgress, then Loaded or LoadFailed."""
 
@@ -26,6 +31,7 @@ class LoadModel(Struct, frozen=True, kw_only=True, tag="load"):
     """How many requests may be live at once."""
     prefill_chunk_tokens: int
     """Most prompt tokens that are prefilled between two decode steps."""
+    kernels: KernelChoice = "auto"
     max_answer_tokens: int | None = None
     """Longest answer to a request that names no `max_tokens`; None: until the context is full."""
 

@@ -67,6 +67,7 @@ class CompiledModel:
         }
         for field, array in self._arrays.items():
             self._program.head[field] = array.ctypes.data
+        self._try_out()
 
     def take(self) -> int | None:
         """A free slot, its state cleared; None if all are taken."""
@@ -148,6 +149,15 @@ class CompiledModel:
         """Overwrite all memory that no live token owns with NaN, for tests."""
         self._slots.poison()
 
+    def _try_out(self) -> None:
+        """Begin, continue and step a sequence, so that what cannot run fails at load."""
+        slot = self.take()
+        assert slot is not None
+        self.prefill(slot, [0, 0])
+        self.prefill(slot, [0, 0])
+        self.decode([slot], [0])
+        self.release(slot)
+
     def _forward(
         self,
         slots: Sequence[int],
@@ -179,7 +189,7 @@ class CompiledModel:
         arrays[Field.BLOCK_TOKENS][: len(blocks)] = lengths
         wanted = range(total) if every_logit else [first - 1 for first in firsts[1:]]
         arrays[Field.LOGITS_TOKENS][: len(wanted)] = wanted
-        logits = torch.empty(len(wanted), self._logits_width)
+        logits = torch.empty(len(wanted), self._logits_width, dtype=torch.float32)
         splits = -(-longest // SPLIT_TOKENS)
         head[Field.TOKENS] = total
         head[Field.SEGMENTS] = len(slots)

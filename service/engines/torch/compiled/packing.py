@@ -52,7 +52,7 @@ def pack(
     bias = None
     if any(one is not None for one in biases):
         parts = [
-            torch.zeros(matrix.shape[0]) if one is None else one.detach().float()
+            torch.zeros(matrix.shape[0], dtype=torch.float32) if one is None else one.detach().float()
             for matrix, one in zip(weights, biases, strict=True)
         ]
         bias = torch.nn.functional.pad(torch.cat(parts), (0, padded - outputs))

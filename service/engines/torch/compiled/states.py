@@ -166,7 +166,7 @@ class Slots:
 
     def recurrent(self, *shape: int) -> torch.Tensor:
         """A float32 state (slots, *shape)."""
-        self._recurrent.append(torch.zeros(self.total, *shape))
+        self._recurrent.append(torch.zeros(self.total, *shape, dtype=torch.float32))
         return self._recurrent[-1]
 
     def take(self) -> int | None:

@@ -9,11 +9,12 @@ registers. It is written as LLVM vectors of 16, which LLVM splits where the proc
 from collections.abc import Callable
 from typing import Any, Final
 
-import llvmlite.binding
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from service.engines.torch.compiled.machine import has_bf16_dot
 
 #: Columns that lie side by side in a packed matrix.
 LANES: Final = 16
@@ -48,11 +49,6 @@ class _BFloat(ir.Type):
 
 
 _32BF16 = ir.VectorType(_BFloat(), 2 * LANES)
-
-
-def has_bf16_dot() -> bool:
-    """Whether the processor multiplies pairs of bfloat16 (AVX512-BF16)."""
-    return bool(llvmlite.binding.get_host_cpu_features().get("avx512bf16", False))
 
 
 def _pointer(element: types.Type) -> Callable[..., Any]:

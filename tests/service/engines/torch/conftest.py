@@ -15,6 +15,7 @@ import pytest
 import tiny_models
 
 from service.engines.torch.loading import load
+from service.engines.torch.messages import KernelChoice
 from service.engines.torch.model import SlotModel
 
 SLOTS = 5
@@ -48,8 +49,8 @@ def tiny_model(tiny_folder: Callable[[str], Path]) -> Callable[..., SlotModel]:
     """Name of a tiny model → the loaded model; a test gives back the slots that it takes."""
 
     @cache
-    def model(name: str, dtype: str = "float32") -> SlotModel:
+    def model(name: str, dtype: str = "float32", kernels: KernelChoice = "auto") -> SlotModel:
         resolved = tiny_models.resolved(name, tiny_folder(name), dtype=dtype)
-        return load(resolved, slots=SLOTS, progress=lambda _: None)
+        return load(resolved, slots=SLOTS, progress=lambda _: None, kernels=kernels)
 
     return model

@@ -35,9 +35,9 @@ def name(request) -> str:
     return request.param
 
 
-@pytest.fixture
-def model(name, tiny_model) -> SlotModel:
-    return tiny_model(name)
+@pytest.fixture(params=["compiled", "eager"])
+def model(name, tiny_model, request) -> SlotModel:
+    return tiny_model(name, kernels=request.param)
 
 
 @pytest.fixture
@@ -102,28 +102,10 @@ def test_chunks_equal_the_whole(name, model, expected, chunk):
 @pytest.mark.usefixtures("poisoned_allocator")
 def test_no_state_leaks(model, expected):
     """NaN in all memory that no live token owns, after every step, never reaches an answer."""
-    found = oracle.crowded(model, expected, seed=3, between_steps=lambda: poison(model))
+    found = oracle.crowded(model, expected, seed=3, between_steps=model.poison)
 
     for one, answer in zip(found, expected, strict=True):
         assert_same(one, answer)
-
-
-@torch.inference_mode()
-def poison(model: SlotModel) -> None:
-    """Overwrite free rows, and keys and values outside what is held, with NaN."""
-    slots = model._slots
-    for layer in slots.cache.layers:
-        for held in getattr(layer, "of_slot", []):
-            if held.keys is not None:
-                for buffer in (held.keys, held.values):
-                    buffer[:, : held._begin] = math.nan
-                    buffer[:, held._end :] = math.nan
-        for state in (
-            *getattr(layer, "conv", {}).values(),
-            *getattr(layer, "recurrent", {}).values(),
-        ):
-            for slot in set(range(slots.total)) - slots._taken:
-                state.tensor[slots._row_of[slot]] = math.nan
 
 
 def test_a_model_loading_meanwhile_changes_nothing(model, expected):
@@ -138,9 +120,10 @@ def test_a_model_loading_meanwhile_changes_nothing(model, expected):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_state_bytes_are_predicted(name, tiny_model, dtype):
+@pytest.mark.parametrize("kernels", ["compiled", "eager"])
+def test_state_bytes_are_predicted(name, tiny_model, dtype, kernels):
     """At five lengths the live bytes of each kind are those that the registry predicts."""
-    model = tiny_model(name, dtype)
+    model = tiny_model(name, dtype, kernels=kernels)
     config = tiny_models.config(name).to_dict()
     for tokens in LENGTHS:
         slot = model.take()

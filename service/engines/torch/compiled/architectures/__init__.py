@@ -14,6 +14,8 @@ ASSEMBLERS: Final[Mapping[str, Callable[[PreTrainedModel, Assembly], None]]] = {
 """By `model_type`: reads a network's weights, appends the instructions of its forward pass."""
 
 
-def covered(config: Any) -> bool:  # noqa: ANN401 - a transformers config
-    """Whether there is a program for a text config."""
-    return config.model_type in ASSEMBLERS
+def covered(config: Any) -> str | None:  # noqa: ANN401 - a transformers config
+    """Why there is no program for a text config, None if there is one."""
+    if config.model_type not in ASSEMBLERS:
+        return f"there is no compiled program for {config.model_type}"
+    return None

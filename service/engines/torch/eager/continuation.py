@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from service.engines.torch.mamba1 import selective_scan
+from service.engines.torch.eager.mamba1 import selective_scan
 
 _SCAN = "mamba_selective_scan"
 _STEP = "mamba2_selective_state_update"

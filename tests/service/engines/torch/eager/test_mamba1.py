@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional
 
-from service.engines.torch.mamba1 import selective_scan
+from service.engines.torch.eager.mamba1 import selective_scan
 
 
 def operands(batch: int, tokens: int) -> dict[str, torch.Tensor]:

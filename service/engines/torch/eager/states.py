@@ -48,6 +48,13 @@ class KeyValues:
         self.keys = self.values = None
         self._begin = self._end = self.length_tokens = 0
 
+    def poison(self) -> None:
+        """Overwrite what lies outside the tokens held with NaN, for tests."""
+        if self.keys is not None and self.values is not None:
+            for buffer in (self.keys, self.values):
+                buffer[:, : self._begin] = torch.nan
+                buffer[:, self._end :] = torch.nan
+
     @property
     def live_bytes(self) -> int:
         """Bytes of the tokens held."""

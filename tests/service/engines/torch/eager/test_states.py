@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from service.engines.torch.states import KeyValues, StateRows
+from service.engines.torch.eager.states import KeyValues, StateRows
 
 
 def tokens(first: int, count: int) -> torch.Tensor:

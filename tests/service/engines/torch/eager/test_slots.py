@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers.cache_utils import Cache, DynamicLayer, LinearAttentionLayer
 
-from service.engines.torch.slots import Slots
+from service.engines.torch.eager.slots import Slots
 
 
 def slots(total: int = 4) -> Slots:

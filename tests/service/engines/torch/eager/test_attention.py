@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from service.engines.torch.attention import Attended, Masks, attend
+from service.engines.torch.eager.attention import Attended, Masks, attend
 
 MODULE = torch.nn.Identity()
 

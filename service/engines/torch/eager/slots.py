@@ -22,8 +22,8 @@ from transformers.cache_utils import (
 )
 
 from service.core.events import StateBytes
-from service.engines.torch.attention import Attended, Masks
-from service.engines.torch.states import KeyValues, StateRows
+from service.engines.torch.eager.attention import Attended, Masks
+from service.engines.torch.eager.states import KeyValues, StateRows
 
 
 class AttentionLayer(CacheLayerMixin):
@@ -223,6 +223,15 @@ class Slots:
         return states + sum(
             held.reserved_bytes for layer in self._attention for held in layer.of_slot
         )
+
+    def poison(self) -> None:
+        """Overwrite free rows, and keys and values outside what is held, with NaN."""
+        for layer in self._attention:
+            for held in layer.of_slot:
+                held.poison()
+        for state in self._states():
+            for slot in set(range(self.total)) - self._taken:
+                state.tensor[self._row_of[slot]] = torch.nan
 
     def _clear_attention(self, slot: int) -> None:
         self.lengths[slot] = 0
