@@ -78,7 +78,7 @@ class Assembly:
         """Add a product to the stream."""
         linear(self.program, x, weight, to or self.stream, add=True, scale=scale)
 
-    def attention(  # noqa: PLR0913 - what attention layers differ in
+    def attention(
         self,
         x: Buffer,
         qkv: Packed,

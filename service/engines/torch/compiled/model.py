@@ -162,7 +162,7 @@ class CompiledModel:
         self,
         slots: Sequence[int],
         token_ids: Sequence[Sequence[int]],
-        every_logit: bool = False,  # noqa: FBT001, FBT002
+        every_logit: bool = False,
     ) -> torch.Tensor:
         """Advance slots by their tokens; float32 logits of the last or of every token."""
         counts = [len(ids) for ids in token_ids]

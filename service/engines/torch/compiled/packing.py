@@ -52,7 +52,9 @@ def pack(
     bias = None
     if any(one is not None for one in biases):
         parts = [
-            torch.zeros(matrix.shape[0], dtype=torch.float32) if one is None else one.detach().float()
+            torch.zeros(matrix.shape[0], dtype=torch.float32)
+            if one is None
+            else one.detach().float()
             for matrix, one in zip(weights, biases, strict=True)
         ]
         bias = torch.nn.functional.pad(torch.cat(parts), (0, padded - outputs))
@@ -61,10 +63,10 @@ def pack(
     target = storage.view(kind.dtype)
     depth = 2 if kind is Kind.BFLOAT16 else 1
     whole = padded // (LANES * _INTERLEAVED) * LANES * _INTERLEAVED
-    for rows, panels in ((slice(0, whole), _INTERLEAVED), (slice(whole, padded), 0)):
+    for rows in (slice(0, whole), slice(whole, padded)):
         part = weight[rows]
         if part.shape[0]:
-            panels = panels or part.shape[0] // LANES
+            panels = min(_INTERLEAVED, part.shape[0] // LANES)
             cut = part.view(-1, panels, LANES, inputs // depth, depth).permute(0, 3, 1, 2, 4)
             target[rows.start * inputs : rows.stop * inputs].view(cut.shape).copy_(cut)
     return Packed(kind, program.hold(storage), program.vector(bias), inputs, padded)

@@ -1,4 +1,4 @@
-"""A model's forward pass as a list of kernels over fixed buffers: what a step costs beside it is nothing.
+"""A model's forward pass as a list of kernels over fixed buffers, with nothing between them.
 
 A program is built once a model. It advances a *batch*: segments of consecutive tokens, each of one
 slot, laid out one after the other. One segment of many tokens is a prefill, many segments of one
@@ -35,7 +35,7 @@ class Kind(IntEnum):
 
     @property
     def dtype(self) -> torch.dtype:
-        """torch's name for it."""
+        """Torch's name for it."""
         return torch.float32 if self is Kind.FLOAT32 else torch.bfloat16
 
 

@@ -1,4 +1,4 @@
-"""What a compiled model remembers of its sequences: keys and values that grow, states that do not."""
+"""What a compiled model remembers of its sequences: growing keys and values, constant states."""
 
 from typing import Final
 
@@ -160,7 +160,7 @@ class Slots:
         return Heads(queries, keys, size, group.layers - 1, index, window)
 
     def convolution(self, channels: int, width: int, dtype: torch.dtype) -> torch.Tensor:
-        """A state (slots, channels, width): the last inputs of a causal convolution, newest last."""
+        """A state (slots, channels, width): a causal convolution's last inputs, newest last."""
         self._convolutions.append(torch.zeros(self.total, channels, width, dtype=dtype))
         return self._convolutions[-1]
 

@@ -26,8 +26,8 @@ def _library() -> ctypes.CDLL:
 
 
 @intrinsic
-def _call_kernel(typing_context, kernel, operands, thread, threads):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, ARG001
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, ARG001
+def _call_kernel(typing_context, kernel, operands, thread, threads):
+    def generate(context, builder, signature, arguments):
         kind = ir.FunctionType(ir.VoidType(), [_I64] * 3)
         builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
         return context.get_dummy_value()
@@ -36,8 +36,8 @@ def _call_kernel(typing_context, kernel, operands, thread, threads):  # type: ig
 
 
 @intrinsic
-def _call(typing_context, function):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, ARG001
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, ARG001
+def _call(typing_context, function):
+    def generate(context, builder, signature, arguments):
         kind = ir.FunctionType(_I32, [])
         result = builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [])
         return builder.sext(result, _I64)
@@ -45,7 +45,7 @@ def _call(typing_context, function):  # type: ignore[no-untyped-def]  # noqa: AN
     return types.int64(types.int64), generate
 
 
-def _run_instructions(address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _run_instructions(address):
     head = int64s(address)
     count, threads, kernels, operands = head[0], head[1], int64s(head[2]), int64s(head[3])
     thread = _call(head[4])
@@ -55,9 +55,9 @@ def _run_instructions(address):  # type: ignore[no-untyped-def]  # noqa: ANN001,
 
 
 @cache
-def _team() -> tuple[Any, int, tuple[int, int], Any]:
+def _team() -> tuple[Any, int, tuple[int, ...], Any]:
     library = _library()
-    address = [
+    functions = [
         ctypes.cast(function, ctypes.c_void_p).value or 0
         for function in (library.omp_get_thread_num, library.GOMP_barrier)
     ]
@@ -65,7 +65,7 @@ def _team() -> tuple[Any, int, tuple[int, int], Any]:
     launch = library.GOMP_parallel
     launch.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     launch.restype = None
-    return launch, int(run.address), (address[0], address[1]), run
+    return launch, int(run.address), tuple(functions), run
 
 
 class Instructions:

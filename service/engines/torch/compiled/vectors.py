@@ -7,6 +7,7 @@ registers. It is written as LLVM vectors of 16, which LLVM splits where the proc
 """
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, Final
 
 from llvmlite import ir
@@ -35,7 +36,7 @@ _HIGH_HALVES: Final = ir.Constant(_16I32, [0xFFFF0000] * LANES)
 _SIXTEEN: Final = ir.Constant(_16I32, [16] * LANES)
 
 
-class _BFloat(ir.Type):
+class _BFloat(ir.Type):  # type: ignore[misc]
     """LLVM's bfloat, which llvmlite does not name."""
 
     def _to_string(self) -> str:
@@ -55,15 +56,15 @@ def _pointer(element: types.Type) -> Callable[..., Any]:
     """An intrinsic that takes an address for a pointer to elements of a type."""
 
     @intrinsic
-    def pointer(typing_context: Any, address: Any) -> Any:  # noqa: ANN401, ARG001
+    def pointer(typing_context: Any, address: Any) -> Any:
         result = types.CPointer(element)
 
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ANN401, ARG001
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return builder.inttoptr(arguments[0], context.get_value_type(result))
 
         return result(types.int64), generate
 
-    return pointer  # type: ignore[no-any-return]
+    return pointer
 
 
 int64s = _pointer(types.int64)
@@ -74,26 +75,26 @@ uint8s = _pointer(types.uint8)
 
 
 @intrinsic
-def _bits_to_float(typing_context, bits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, ARG001
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, ARG001
+def _bits_to_float(typing_context, bits):
+    def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], _F32)
 
     return types.float32(types.int32), generate
 
 
 @intrinsic
-def _float_to_bits(typing_context, value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, ARG001
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, ARG001
+def _float_to_bits(typing_context, value):
+    def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], _I32)
 
     return types.int32(types.float32), generate
 
 
 @intrinsic
-def nearest(typing_context, value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, ARG001
+def nearest(typing_context, value):
     """The nearest whole number of a float32, as float32."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, ARG001
+    def generate(context, builder, signature, arguments):
         kind = ir.FunctionType(_F32, [_F32])
         rint = cgutils.get_or_insert_function(builder.module, kind, "llvm.rint.f32")
         return builder.call(rint, arguments)
@@ -102,13 +103,13 @@ def nearest(typing_context, value):  # type: ignore[no-untyped-def]  # noqa: ANN
 
 
 @njit(inline="always")
-def from_bf16(half):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def from_bf16(half):
     """float32 of a bfloat16 given as its 16 bits."""
     return _bits_to_float(types.int32(types.uint32(half) << types.uint32(16)))
 
 
 @njit(inline="always")
-def to_bf16(value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def to_bf16(value):
     """The 16 bits of the nearest bfloat16, ties to even."""
     bits = types.uint32(_float_to_bits(types.float32(value)))
     odd = (bits >> types.uint32(16)) & types.uint32(1)
@@ -116,14 +117,14 @@ def to_bf16(value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
 
 
 @njit(inline="always")
-def number(operand):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def number(operand):
     """The float32 whose bits an int64 operand holds."""
     return _bits_to_float(types.int32(operand))
 
 
 @njit(inline="always", fastmath=FAST)
-def exp(value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """e to the power of a float32, to about 1e-7 of it; a loop over it becomes vectors.
+def exp(value):
+    """E to the power of a float32, to about 1e-7 of it; a loop over it becomes vectors.
 
     Range reduction and polynomial as in Cephes' expf.
     """
@@ -142,7 +143,7 @@ def exp(value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
 
 
 @njit(inline="always", fastmath=FAST)
-def sigmoid(value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def sigmoid(value):
     """Logistic function of a float32."""
     return types.float32(1.0) / (types.float32(1.0) + exp(-value))
 
@@ -159,7 +160,7 @@ class _TileWriter:
         self.rows = rows
         self.panels = panels
 
-    def write(self, builder: Any, arguments: Any) -> None:  # noqa: ANN401
+    def write(self, builder: Any, arguments: Any) -> None:
         """The loop, then the sums' way into memory; the builder goes on after it."""
         x, x_stride, w, panel_stride, step_stride, steps, out, out_stride, scale, add = arguments
         before = builder.block
@@ -171,9 +172,8 @@ class _TileWriter:
         step.add_incoming(_constant(0), before)
         zero = ir.Constant(_16F32, [0.0] * LANES)
         sums = [[builder.phi(_16F32) for _ in range(self.panels)] for _ in range(self.rows)]
-        for row in sums:
-            for total in row:
-                total.add_incoming(zero, before)
+        for total in chain.from_iterable(sums):
+            total.add_incoming(zero, before)
         here = builder.add(w, builder.mul(step, step_stride))
         matrix = [
             self._matrix(builder, builder.add(here, builder.mul(panel_stride, _constant(panel))))
@@ -192,9 +192,10 @@ class _TileWriter:
             )
         following = builder.add(step, _constant(1))
         step.add_incoming(following, loop)
-        for row, grown_row in zip(sums, grown, strict=True):
-            for total, larger in zip(row, grown_row, strict=True):
-                total.add_incoming(larger, loop)
+        for total, larger in zip(
+            chain.from_iterable(sums), chain.from_iterable(grown), strict=True
+        ):
+            total.add_incoming(larger, loop)
         builder.cbranch(builder.icmp_signed("<", following, steps), loop, after)
         builder.position_at_end(after)
         factor = self._splat(builder, scale, _16F32)
@@ -208,20 +209,20 @@ class _TileWriter:
                 old = builder.select(adds, old, zero)
                 builder.store(self._fma(builder, total, factor, old), target, align=4)
 
-    def _matrix(self, builder: Any, address: Any) -> Any:  # noqa: ANN401
+    def _matrix(self, builder: Any, address: Any) -> Any:
         """A step of one panel: the vectors that the activations are multiplied with."""
         if self.kind == "f32*bf16":
             halves = builder.load(builder.inttoptr(address, _16I16.as_pointer()), align=2)
             words = builder.shl(builder.zext(halves, _16I32), _SIXTEEN)
             return (builder.bitcast(words, _16F32),)
-        if self.rows <= 4:  # noqa: PLR2004 - more rows wait for arithmetic, not for memory
+        if self.rows <= 4:  # more rows wait for arithmetic, not for memory
             self._prefetch(builder, address)
         if self.kind == "f32":
             return (builder.load(builder.inttoptr(address, _16F32.as_pointer()), align=4),)
         pairs = builder.load(builder.inttoptr(address, _16I32.as_pointer()), align=4)
         return self._pairs(builder, pairs)
 
-    def _values(self, builder: Any, address: Any) -> Any:  # noqa: ANN401
+    def _values(self, builder: Any, address: Any) -> Any:
         """A step of one row of activations, in every lane."""
         if self.kind != "bf16":
             value = builder.load(builder.inttoptr(address, _F32.as_pointer()), align=4)
@@ -229,7 +230,7 @@ class _TileWriter:
         pair = builder.load(builder.inttoptr(address, _I32.as_pointer()), align=4)
         return self._pairs(builder, self._splat(builder, pair, _16I32))
 
-    def _pairs(self, builder: Any, pairs: Any) -> Any:  # noqa: ANN401
+    def _pairs(self, builder: Any, pairs: Any) -> Any:
         """Pairs of bfloat16, whole if the processor multiplies them so, else as two float32."""
         if has_bf16_dot():
             return (builder.bitcast(pairs, _32BF16),)
@@ -237,7 +238,7 @@ class _TileWriter:
         odd = builder.bitcast(builder.and_(pairs, _HIGH_HALVES), _16F32)
         return even, odd
 
-    def _add_product(self, builder: Any, total: Any, values: Any, matrix: Any) -> Any:  # noqa: ANN401
+    def _add_product(self, builder: Any, total: Any, values: Any, matrix: Any) -> Any:
         if self.kind == "bf16" and has_bf16_dot():
             kind = ir.FunctionType(_16F32, [_16F32, _32BF16, _32BF16])
             name = "llvm.x86.avx512bf16.dpbf16ps.512"
@@ -247,17 +248,17 @@ class _TileWriter:
             total = self._fma(builder, value, column, total)
         return total
 
-    def _fma(self, builder: Any, a: Any, b: Any, c: Any) -> Any:  # noqa: ANN401
+    def _fma(self, builder: Any, a: Any, b: Any, c: Any) -> Any:
         kind = ir.FunctionType(_16F32, [_16F32] * 3)
         fma = cgutils.get_or_insert_function(builder.module, kind, "llvm.fma.v16f32")
         return builder.call(fma, [a, b, c])
 
-    def _splat(self, builder: Any, value: Any, kind: ir.VectorType) -> Any:  # noqa: ANN401
+    def _splat(self, builder: Any, value: Any, kind: ir.VectorType) -> Any:
         undefined = ir.Constant(kind, ir.Undefined)
         first = builder.insert_element(undefined, value, ir.Constant(_I32, 0))
         return builder.shuffle_vector(first, undefined, _FIRST_LANE)
 
-    def _prefetch(self, builder: Any, address: Any) -> None:  # noqa: ANN401
+    def _prefetch(self, builder: Any, address: Any) -> None:
         byte = ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
         prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
@@ -278,27 +279,27 @@ def tile(kind: str, rows: int, panels: int) -> Callable[..., Any]:
     writer = _TileWriter(kind, rows, panels)
 
     @intrinsic
-    def run(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
-        typing_context,  # noqa: ANN001, ARG001
-        x,  # noqa: ANN001, ARG001
-        x_stride,  # noqa: ANN001, ARG001
-        w,  # noqa: ANN001, ARG001
-        panel_stride,  # noqa: ANN001, ARG001
-        step_stride,  # noqa: ANN001, ARG001
-        steps,  # noqa: ANN001, ARG001
-        out,  # noqa: ANN001, ARG001
-        out_stride,  # noqa: ANN001, ARG001
-        scale,  # noqa: ANN001, ARG001
-        add,  # noqa: ANN001, ARG001
+    def run(
+        typing_context,
+        x,
+        x_stride,
+        w,
+        panel_stride,
+        step_stride,
+        steps,
+        out,
+        out_stride,
+        scale,
+        add,
     ):
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, ARG001
+        def generate(context, builder, signature, arguments):
             writer.write(builder, arguments)
             return context.get_dummy_value()
 
         numbers = [types.int64] * 8
         return types.void(*numbers, types.float32, types.int64), generate
 
-    return run  # type: ignore[no-any-return]
+    return run
 
 
 def tiled(kind: str) -> Callable[..., Any]:
@@ -312,39 +313,37 @@ def tiled(kind: str) -> Callable[..., Any]:
         one, two, four, six = (of[rows, panels] for rows in (1, 2, 4, 6))
 
         @njit
-        def run(x, xs, w, ps, ss, steps, out, os, scale, add, rows):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0913
+        def run(x, xs, w, ps, ss, steps, out, os, scale, add, rows):
             row = 0
-            while rows - row >= 6:  # noqa: PLR2004
+            while rows - row >= 6:
                 six(x + row * xs, xs, w, ps, ss, steps, out + row * os, os, scale, add)
                 row += 6
-            while rows - row >= 4:  # noqa: PLR2004
+            while rows - row >= 4:
                 four(x + row * xs, xs, w, ps, ss, steps, out + row * os, os, scale, add)
                 row += 4
-            while rows - row >= 2:  # noqa: PLR2004
+            while rows - row >= 2:
                 two(x + row * xs, xs, w, ps, ss, steps, out + row * os, os, scale, add)
                 row += 2
             if row < rows:
                 one(x + row * xs, xs, w, ps, ss, steps, out + row * os, os, scale, add)
 
-        return run  # type: ignore[no-any-return]
+        return run
 
     of_one, of_two, of_four = rows_of(1), rows_of(2), rows_of(4)
 
     @njit
-    def run(x, xs, w, ps, ss, steps, out, os, scale, add, rows, panels):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0913
+    def run(x, xs, w, ps, ss, steps, out, os, scale, add, rows, panels):
         panel = 0
-        while panels - panel >= 4:  # noqa: PLR2004
-            of_four(
-                x, xs, w + panel * ps, ps, ss, steps, out + panel * 64, os, scale, add, rows
-            )
+        while panels - panel >= 4:
+            of_four(x, xs, w + panel * ps, ps, ss, steps, out + panel * 64, os, scale, add, rows)
             panel += 4
-        while panels - panel >= 2:  # noqa: PLR2004
+        while panels - panel >= 2:
             of_two(x, xs, w + panel * ps, ps, ss, steps, out + panel * 64, os, scale, add, rows)
             panel += 2
         if panel < panels:
             of_one(x, xs, w + panel * ps, ps, ss, steps, out + panel * 64, os, scale, add, rows)
 
-    return run  # type: ignore[no-any-return]
+    return run
 
 
 bf16_tiles = tiled("bf16")

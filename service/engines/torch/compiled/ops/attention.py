@@ -72,7 +72,7 @@ def padded_size(size: int) -> int:
 
 
 @njit(fastmath=FAST)
-def _rotate(row, angles, half):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _rotate(row, angles, half):
     values, cosines, sines = float32s(row), float32s(angles), float32s(angles + half * 4)
     for i in range(half):
         first, second = values[i], values[i + half]
@@ -81,7 +81,7 @@ def _rotate(row, angles, half):  # type: ignore[no-untyped-def]  # noqa: ANN001,
 
 
 @Kernel
-def _remember(address, thread, threads):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _remember(address, thread, threads):
     p = int64s(address)
     batch = int64s(p[0])
     q, q_stride, k, k_stride, v, v_stride = p[1], p[2], p[3], p[4], p[5], p[6]
@@ -136,7 +136,7 @@ def _remember(address, thread, threads):  # type: ignore[no-untyped-def]  # noqa
         put_operand(kind, row, keys + (capacity * size + index * room) * element, room)
 
 
-def remember(  # noqa: PLR0913 - the operands of the operation
+def remember(
     program: Program,
     q: Buffer,
     k: Buffer,
@@ -181,7 +181,7 @@ def remember(  # noqa: PLR0913 - the operands of the operation
 
 
 @njit(fastmath=FAST)
-def _merge(whole, part, width):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _merge(whole, part, width):
     """Fold one part's mixed values, largest score and total, (width + 2), into the whole's."""
     to, of = float32s(whole), float32s(part)
     largest = max(to[width], of[width])
@@ -193,7 +193,7 @@ def _merge(whole, part, width):  # type: ignore[no-untyped-def]  # noqa: ANN001,
 
 
 @njit(fastmath=FAST)
-def _clear(part, width):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _clear(part, width):
     """No keys yet."""
     values = float32s(part)
     for i in range(width):
@@ -203,7 +203,7 @@ def _clear(part, width):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
 
 
 @njit(fastmath=FAST)
-def _soften(scores, part, first, end, width):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _soften(scores, part, first, end, width):
     """Scores of the keys `first` to `end` become weights; what was mixed before is scaled to match.
 
     Always 64 rounds, whatever is hidden: the order of the sum must not depend on it.
@@ -226,9 +226,11 @@ def _soften(scores, part, first, end, width):  # type: ignore[no-untyped-def]  #
     out[width + 1] = out[width + 1] * factor + total
 
 
-def _attend(score_tiles, mix_tiles, element):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _attend(score_tiles, mix_tiles, element):
     @njit(fastmath=FAST)
-    def read(queries, keys, values, scores, mixed, part, end, position, shared, window, size, room, rows):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0913, E501
+    def read(
+        queries, keys, values, scores, mixed, part, end, position, shared, window, size, room, rows
+    ):
         """Mix 64 keys into what some queries have mixed."""
         first = part * 64
         held = min(64, end - first)
@@ -267,7 +269,7 @@ def _attend(score_tiles, mix_tiles, element):  # type: ignore[no-untyped-def]  #
             room // 16,
         )
 
-    def attend(address, thread, threads):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def attend(address, thread, threads):
         p = int64s(address)
         batch = int64s(p[0])
         q, heads, shared, size, room = p[1], p[2], p[3], p[4], p[5]
@@ -344,7 +346,7 @@ _ATTEND = {
 
 
 @Kernel
-def _combine(address, thread, threads):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _combine(address, thread, threads):
     p = int64s(address)
     batch = int64s(p[0])
     parts, part_stride, heads, size, room = p[1], p[2], p[3], p[4], p[5]

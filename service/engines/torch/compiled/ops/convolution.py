@@ -19,7 +19,22 @@ _CHANNELS = 64
 
 
 @njit(fastmath=FAST)
-def _convolve(x, x_stride, out, out_stride, tokens, weight, bias, taps, channels, count, state, half, silu, past):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0913, E501
+def _convolve(
+    x,
+    x_stride,
+    out,
+    out_stride,
+    tokens,
+    weight,
+    bias,
+    taps,
+    channels,
+    count,
+    state,
+    half,
+    silu,
+    past,
+):
     """Some channels of one segment. `past` has room for (taps, 64) inputs, the oldest first."""
     history, weights = float32s(past), float32s(weight)
     for c in range(count):
@@ -64,7 +79,7 @@ def _convolve(x, x_stride, out, out_stride, tokens, weight, bias, taps, channels
 
 
 @Kernel
-def _convolution(address, thread, threads):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _convolution(address, thread, threads):
     p = int64s(address)
     batch = int64s(p[0])
     x, x_stride, out, out_stride, channels, taps = p[1], p[2], p[3], p[4], p[5], p[6]
@@ -88,13 +103,13 @@ def _convolution(address, thread, threads):  # type: ignore[no-untyped-def]  # n
             channels,
             min(64, channels - channel),
             state + (slots[segment] * channels + channel) * taps * element,
-            1 if element == 2 else 0,  # noqa: PLR2004
+            1 if element == 2 else 0,
             silu,
             past,
         )
 
 
-def convolution(  # noqa: PLR0913 - the operands of the operation
+def convolution(
     program: Program,
     x: Buffer,
     out: Buffer,

@@ -28,7 +28,7 @@ def activation_named(name: str) -> Activation:
 
 
 @njit(fastmath=FAST)
-def activate_row(function, x, out, width):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def activate_row(function, x, out, width):
     """Apply an `Activation` to `width` float32 values at `x`."""
     source, target = float32s(x), float32s(out)
     if function == 0:
@@ -47,7 +47,7 @@ def activate_row(function, x, out, width):  # type: ignore[no-untyped-def]  # no
 
 
 @Kernel
-def _gate(address, thread, threads):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _gate(address, thread, threads):
     p = int64s(address)
     batch = int64s(p[0])
     gates, gate_stride, values, value_stride, width = p[1], p[2], p[3], p[4], p[5]

@@ -15,11 +15,11 @@ from service.engines.torch.compiled.vectors import (
 )
 
 
-def _product(tiles):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _product(tiles):
     """Kernel `out = x @ w.T * scale + bias (+ out)`, divided among threads by columns or rows."""
 
     @njit
-    def part(p, panel, end, first, rows):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def part(p, panel, end, first, rows):
         x, x_stride, w, panels, steps, out, out_stride = p[1], p[2], p[3], p[4], p[5], p[6], p[7]
         bias, scale, add = p[8], number(p[9]), p[10]
         x, out = x + first * x_stride, out + first * out_stride
@@ -52,7 +52,7 @@ def _product(tiles):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
             )
             panel += taken
 
-    def product(address, thread, threads):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def product(address, thread, threads):
         p = int64s(address)
         rows, panels = int64s(p[0])[p[11]], p[4]
         if panels >= 4 * threads or rows < threads:
@@ -71,7 +71,7 @@ _PRODUCTS = {
 }
 
 
-def linear(  # noqa: PLR0913 - the operands of the operation
+def linear(
     program: Program,
     x: Buffer,
     weight: Packed,
@@ -118,10 +118,10 @@ def head(program: Program, x: Buffer, weight: Packed, *, scale: float = 1.0) -> 
     )
 
 
-def _head(product):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _head(product):
     run = njit(product)
 
-    def head(address, thread, threads):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def head(address, thread, threads):
         p = int64s(address)
         p[6] = int64s(p[0])[9]
         run(address, thread, threads)
@@ -136,7 +136,7 @@ _HEADS = {
 
 
 @Kernel
-def _embed(address, thread, threads):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _embed(address, thread, threads):
     p = int64s(address)
     batch = int64s(p[0])
     tokens, ids = batch[0], int64s(batch[2])

@@ -11,7 +11,7 @@ from service.engines.torch.compiled.vectors import FAST, float32s, int64s, numbe
 
 
 @njit(fastmath=FAST)
-def rms_norm_row(x, weight, out, width, eps):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def rms_norm_row(x, weight, out, width, eps):
     """`out = x / sqrt(mean(x²) + eps) * weight` of one row (arXiv 1910.07467); 0: no weight."""
     source, target = float32s(x), float32s(out)
     total = types.float32(0.0)
@@ -28,7 +28,7 @@ def rms_norm_row(x, weight, out, width, eps):  # type: ignore[no-untyped-def]  #
 
 
 @njit(fastmath=FAST)
-def _layer_norm_row(x, weight, bias, out, width, eps):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _layer_norm_row(x, weight, bias, out, width, eps):
     source, target, weights = float32s(x), float32s(out), float32s(weight)
     total = types.float32(0.0)
     for i in range(width):
@@ -47,7 +47,7 @@ def _layer_norm_row(x, weight, bias, out, width, eps):  # type: ignore[no-untype
 
 
 @Kernel
-def _norm(address, thread, threads):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _norm(address, thread, threads):
     p = int64s(address)
     batch = int64s(p[0])
     x, x_stride, width, weight, bias, eps = p[1], p[2], p[3], p[4], p[5], number(p[6])
@@ -63,7 +63,7 @@ def _norm(address, thread, threads):  # type: ignore[no-untyped-def]  # noqa: AN
         put_operand(kind, scratch, out + row * out_stride, width)
 
 
-def norm(  # noqa: PLR0913 - the operands of the operation
+def norm(
     program: Program,
     x: Buffer,
     weight: torch.Tensor | None,
@@ -98,7 +98,7 @@ def norm(  # noqa: PLR0913 - the operands of the operation
 
 
 @Kernel
-def _add_norm(address, thread, threads):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _add_norm(address, thread, threads):
     p = int64s(address)
     batch = int64s(p[0])
     x, x_stride, width, weight, eps = p[1], p[2], p[3], p[4], number(p[5])

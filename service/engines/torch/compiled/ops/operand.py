@@ -6,7 +6,7 @@ from service.engines.torch.compiled.vectors import FAST, float32s, to_bf16, uint
 
 
 @njit(fastmath=FAST)
-def put_operand(kind, row, out, width):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def put_operand(kind, row, out, width):
     """Write `width` float32 values at `row` to `out` as a `Kind`."""
     source = float32s(row)
     if kind == 1:

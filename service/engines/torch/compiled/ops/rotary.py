@@ -10,7 +10,7 @@ from service.engines.torch.compiled.vectors import float32s, int64s, number
 
 
 @Kernel
-def _angles(address, thread, threads):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _angles(address, thread, threads):
     p = int64s(address)
     batch = int64s(p[0])
     tokens, positions, longs = batch[0], int64s(batch[3]), int64s(batch[10])
@@ -27,7 +27,7 @@ def _angles(address, thread, threads):  # type: ignore[no-untyped-def]  # noqa: 
             sines[i] = math.sin(angle) * factor
 
 
-def angles(  # noqa: PLR0913 - the operands of the operation
+def angles(
     program: Program,
     name: str,
     frequencies: torch.Tensor,
