@@ -93,7 +93,9 @@ class KeyValues:
         packed = keys.view(keys.shape[0], -1, self.size // depth, 16, depth)
         for token in range(held, int(self.capacities[slot])):
             packed[:, token // 16, :, token % 16] = torch.nan
-        values[:, held * self._room :] = torch.nan
+        pairs = values.view(values.shape[0], -1, self._room, depth)
+        for token in range(-(-held // depth) * depth, int(self.capacities[slot])):
+            pairs[:, token // depth, :, token % depth] = torch.nan
 
     def _move(self, slot: int, first: int, end: int, capacity: int) -> None:
         """Give a slot a buffer of another capacity, which holds the tokens `first` to `end`."""

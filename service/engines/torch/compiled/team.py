@@ -61,7 +61,7 @@ def _team() -> tuple[Any, int, tuple[int, ...], Any]:
         ctypes.cast(function, ctypes.c_void_p).value or 0
         for function in (library.omp_get_thread_num, library.GOMP_barrier)
     ]
-    run = cfunc(types.void(types.int64), cache=True)(_run_instructions)
+    run: Any = cfunc(types.void(types.int64), cache=True)(_run_instructions)
     launch = library.GOMP_parallel
     launch.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     launch.restype = None

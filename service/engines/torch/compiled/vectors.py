@@ -27,9 +27,9 @@ FAST: Final = {"contract", "reassoc", "nsz", "arcp", "afn"}
 #: How far ahead a tile fetches its matrix, which it reads as one stream.
 _PREFETCH_BYTES: Final = 4096
 
-_I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
 _F32 = ir.FloatType()
-_16I16, _16I32 = ir.VectorType(_I16, LANES), ir.VectorType(_I32, LANES)
+_16I32 = ir.VectorType(_I32, LANES)
 _16F32 = ir.VectorType(_F32, LANES)
 _FIRST_LANE: Final = ir.Constant(_16I32, [0] * LANES)
 _HIGH_HALVES: Final = ir.Constant(_16I32, [0xFFFF0000] * LANES)
@@ -211,10 +211,6 @@ class _TileWriter:
 
     def _matrix(self, builder: Any, address: Any) -> Any:
         """A step of one panel: the vectors that the activations are multiplied with."""
-        if self.kind == "f32*bf16":
-            halves = builder.load(builder.inttoptr(address, _16I16.as_pointer()), align=2)
-            words = builder.shl(builder.zext(halves, _16I32), _SIXTEEN)
-            return (builder.bitcast(words, _16F32),)
         if self.rows <= 4:  # more rows wait for arithmetic, not for memory
             self._prefetch(builder, address)
         if self.kind == "f32":
@@ -271,8 +267,7 @@ def tile(kind: str, rows: int, panels: int) -> Callable[..., Any]:
     """An intrinsic: `out = x @ w * scale (+ out)` for a few rows and panels of 16 columns.
 
     `kind` says what a step multiplies: "bf16" two bfloat16 of a row with two of each column,
-    "f32" one float32 each, "f32*bf16" a float32 of a row with a bfloat16 of each column. Operands
-    are addresses and strides in bytes:
+    "f32" one float32 each. Operands are addresses and strides in bytes:
     (x, row stride, w, panel stride, step stride, steps ≥ 1, out, row stride, scale, add).
     Sums are float32. A row's result does not depend on how many rows there are.
     """
@@ -348,4 +343,15 @@ def tiled(kind: str) -> Callable[..., Any]:
 
 bf16_tiles = tiled("bf16")
 float32_tiles = tiled("f32")
-mixed_tiles = tiled("f32*bf16")
+
+
+@njit
+def multiply(kind, x, xs, w, ps, ss, steps, out, os, scale, add, rows, panels):
+    """A tile for operands of a `Kind`, for any number of rows and panels.
+
+    The kind is an operand because numba keeps no machine code of functions made in functions.
+    """
+    if kind == 1:
+        bf16_tiles(x, xs, w, ps, ss, steps, out, os, scale, add, rows, panels)
+    else:
+        float32_tiles(x, xs, w, ps, ss, steps, out, os, scale, add, rows, panels)

@@ -1,7 +1,7 @@
 """Attention over keys and values that lie where their slots keep them.
 
-Keys lie 16 tokens side by side, as columns of a packed matrix: scores are a matrix product like
-any other. Values lie token by token, so that mixing them is one too. Softmax runs along the keys in
+Keys lie 16 tokens side by side, as columns of a packed matrix, and values token by token, as its
+steps: scoring and mixing are matrix products like any other. Softmax runs along the keys in
 parts of 64, with the running maximum of online softmax (arXiv 1805.02867), so nothing grows with
 the context but the reading.
 """
@@ -14,16 +14,14 @@ from numba import njit, types
 
 from service.engines.torch.compiled.ops.norms import rms_norm_row
 from service.engines.torch.compiled.ops.operand import put_operand
-from service.engines.torch.compiled.program import Buffer, Field, Kernel, Kind, Program, bits
+from service.engines.torch.compiled.program import Buffer, Field, Kernel, Program, bits
 from service.engines.torch.compiled.vectors import (
     FAST,
     LANES,
-    bf16_tiles,
     exp,
-    float32_tiles,
     float32s,
     int64s,
-    mixed_tiles,
+    multiply,
     number,
     sigmoid,
     to_bf16,
@@ -31,7 +29,7 @@ from service.engines.torch.compiled.vectors import (
 )
 
 #: Tokens of a segment whose queries are scored together.
-QUERY_TOKENS: Final = 4
+QUERY_TOKENS: Final = 8
 #: Keys whose scores are held at once; capacities are multiples of it.
 KEY_TOKENS: Final = 64
 #: Keys that one thread reads of a long context while others read the rest.
@@ -89,24 +87,25 @@ def _remember(address, thread, threads):
     angles, angle_stride, half = p[13], p[14], p[15]
     q_norm, k_norm, eps, scale, out, kind = p[16], p[17], number(p[18]), number(p[19]), p[20], p[21]
     tokens, positions, segments = batch[0], int64s(batch[3]), int64s(batch[4])
+    firsts = int64s(batch[5])
     bases, capacities = int64s(batch[field]), int64s(batch[field + 1])
     dropped = int64s(batch[field + 2])
     element = 2 if kind == 1 else 4
     row = batch[16] + thread * batch[17]
-    values = float32s(row)
+    work = float32s(row)
     items = tokens * heads
     for item in range(items * thread // threads, items * (thread + 1) // threads):
         token, head = item // heads, item % heads
         for query in range(head * shared, (head + 1) * shared):
             source = float32s(q + token * q_stride + query * size * 4)
             for i in range(size):
-                values[i] = source[i]
+                work[i] = source[i]
             if q_norm != 0:
                 rms_norm_row(row, q_norm, row, size, eps)
             if half != 0:
                 _rotate(row, angles + token * angle_stride, half)
             for i in range(size):
-                values[i] *= scale
+                work[i] *= scale
             place = (head * tokens + token) * shared + query - head * shared
             put_operand(kind, row, out + place * size * element, size)
         segment = segments[token]
@@ -114,7 +113,7 @@ def _remember(address, thread, threads):
         keys = bases[segment] + (layer * heads + head) * capacity * (size + room) * element
         source = float32s(k + token * k_stride + head * size * 4)
         for i in range(size):
-            values[i] = source[i]
+            work[i] = source[i]
         if k_norm != 0:
             rms_norm_row(row, k_norm, row, size, eps)
         if half != 0:
@@ -123,17 +122,25 @@ def _remember(address, thread, threads):
         if kind == 1:
             for i in range(size // 2):
                 pair = uint16s(panel + i * 64)
-                pair[0] = to_bf16(values[2 * i])
-                pair[1] = to_bf16(values[2 * i + 1])
+                pair[0] = to_bf16(work[2 * i])
+                pair[1] = to_bf16(work[2 * i + 1])
         else:
             for i in range(size):
-                float32s(panel + i * 64)[0] = values[i]
-        source = float32s(v + token * v_stride + head * size * 4)
-        for i in range(size):
-            values[i] = source[i]
-        for i in range(size, room):
-            values[i] = types.float32(0.0)
-        put_operand(kind, row, keys + (capacity * size + index * room) * element, room)
+                float32s(panel + i * 64)[0] = work[i]
+        value = float32s(v + token * v_stride + head * size * 4)
+        values = keys + capacity * size * element
+        if kind == 1:
+            # Two tokens lie side by side; the second must not be what the memory held before.
+            last = token + 1 == firsts[segment + 1]
+            for i in range(room):
+                halves = uint16s(values + index // 2 * room * 4 + i * 4)
+                halves[index % 2] = to_bf16(value[i]) if i < size else types.uint16(0)
+                if last and index % 2 == 0:
+                    halves[1] = types.uint16(0)
+        else:
+            target = float32s(values + index * room * 4)
+            for i in range(room):
+                target[i] = value[i] if i < size else types.float32(0.0)
 
 
 def remember(
@@ -226,123 +233,140 @@ def _soften(scores, part, first, end, width):
     out[width + 1] = out[width + 1] * factor + total
 
 
-def _attend(score_tiles, mix_tiles, element):
-    @njit(fastmath=FAST)
-    def read(
-        queries, keys, values, scores, mixed, part, end, position, shared, window, size, room, rows
-    ):
-        """Mix 64 keys into what some queries have mixed."""
-        first = part * 64
-        held = min(64, end - first)
-        stride = (room + 2) * 4
-        score_tiles(
-            queries,
-            size * element,
-            keys + first * size * element,
-            size * 16 * element,
-            64,
-            size * element // 4,
-            scores,
-            256,
-            types.float32(1.0),
-            0,
-            rows,
-            4,
-        )
+@njit(fastmath=FAST)
+def _read(
+    kind,
+    queries,
+    keys,
+    values,
+    scores,
+    weights,
+    mixed,
+    part,
+    end,
+    position,
+    shared,
+    window,
+    size,
+    room,
+    rows,
+):
+    """Mix 64 keys into what some queries have mixed."""
+    element = 2 if kind == 1 else 4
+    first = part * 64
+    held = min(64, end - first)
+    stride = (room + 2) * 4
+    one = types.float32(1.0)
+    multiply(
+        kind,
+        queries,
+        size * element,
+        keys + first * size * element,
+        size * 16 * element,
+        64,
+        size * element // 4,
+        scores,
+        256,
+        one,
+        0,
+        rows,
+        4,
+    )
+    for i in range(rows):
+        own = position + i // shared
+        lost = max(0, own - window + 1 - first) if window != 0 else 0
+        seen = min(held, own + 1 - first)
+        _soften(scores + i * 256, mixed + i * stride, lost, seen, room)
+        put_operand(kind, scores + i * 256, weights + i * 256, 64)
+    multiply(
+        kind,
+        weights,
+        256,
+        values + first * room * element,
+        64,
+        room * 4,
+        (held * element + 3) // 4,
+        mixed,
+        stride,
+        one,
+        1,
+        rows,
+        room // 16,
+    )
+
+
+@Kernel
+def _attend(address, thread, threads):
+    p = int64s(address)
+    batch = int64s(p[0])
+    q, heads, shared, size, room = p[1], p[2], p[3], p[4], p[5]
+    layer, field, window, out, out_stride = p[6], p[7], p[8], p[9], p[10]
+    kind = p[11]
+    element = 2 if kind == 1 else 4
+    tokens, positions, segments = batch[0], int64s(batch[3]), int64s(batch[4])
+    blocks, firsts, lengths = batch[12], int64s(batch[13]), int64s(batch[14])
+    splits = batch[15]
+    bases, capacities = int64s(batch[field]), int64s(batch[field + 1])
+    dropped = int64s(batch[field + 2])
+    stride = (room + 2) * 4
+    for item in range(thread, blocks * heads * splits, threads):
+        split = item % splits
+        head = item // splits % heads
+        token = firsts[item // splits // heads]
+        count = lengths[item // splits // heads]
+        segment = segments[token]
+        gone, capacity = dropped[segment], capacities[segment]
+        position = positions[token] - gone
+        end = position + count
+        begin = max(0, position - window + 1) if window != 0 else 0
+        if splits > 1:
+            begin = max(begin, split * 1024 - gone)
+            end = min(end, (split + 1) * 1024 - gone)
+        rows = count * shared
+        scores = batch[16] + thread * batch[17]
+        weights = scores + rows * 256
+        whole = weights + rows * 256
+        mixed = whole + rows * stride
         for i in range(rows):
-            own = position + i // shared
-            lost = max(0, own - window + 1 - first) if window != 0 else 0
-            seen = min(held, own + 1 - first)
-            _soften(scores + i * 256, mixed + i * stride, lost, seen, room)
-        mix_tiles(
-            scores,
-            256,
-            values + first * room * element,
-            16 * element,
-            room * element,
-            held,
-            mixed,
-            stride,
-            types.float32(1.0),
-            1,
-            rows,
-            room // 16,
-        )
-
-    def attend(address, thread, threads):
-        p = int64s(address)
-        batch = int64s(p[0])
-        q, heads, shared, size, room = p[1], p[2], p[3], p[4], p[5]
-        layer, field, window, out, out_stride = p[6], p[7], p[8], p[9], p[10]
-        tokens, positions, segments = batch[0], int64s(batch[3]), int64s(batch[4])
-        blocks, firsts, lengths = batch[12], int64s(batch[13]), int64s(batch[14])
-        splits = batch[15]
-        bases, capacities = int64s(batch[field]), int64s(batch[field + 1])
-        dropped = int64s(batch[field + 2])
-        stride = (room + 2) * 4
-        for item in range(thread, blocks * heads * splits, threads):
-            split = item % splits
-            head = item // splits % heads
-            token = firsts[item // splits // heads]
-            count = lengths[item // splits // heads]
-            segment = segments[token]
-            gone, capacity = dropped[segment], capacities[segment]
-            position = positions[token] - gone
-            end = position + count
-            begin = max(0, position - window + 1) if window != 0 else 0
-            if splits > 1:
-                begin = max(begin, split * 1024 - gone)
-                end = min(end, (split + 1) * 1024 - gone)
-            rows = count * shared
-            scores = batch[16] + thread * batch[17]
-            whole = scores + rows * 256
-            mixed = whole + rows * stride
+            _clear(whole + i * stride, room)
+        keys = bases[segment] + (layer * heads + head) * capacity * (size + room) * element
+        values = keys + capacity * size * element
+        queries = q + (head * tokens + token) * shared * size * element
+        part, last = begin // 64, (end + 63) // 64
+        while part < last:
+            # Sums are closed at fixed positions, so that they come out the same however
+            # the keys are divided among threads.
+            stop = min(last, (((part * 64 + gone) // 1024 + 1) * 1024 - gone) // 64)
             for i in range(rows):
-                _clear(whole + i * stride, room)
-            keys = bases[segment] + (layer * heads + head) * capacity * (size + room) * element
-            values = keys + capacity * size * element
-            queries = q + (head * tokens + token) * shared * size * element
-            part, last = begin // 64, (end + 63) // 64
-            while part < last:
-                # Sums are closed at fixed positions, so that they come out the same however
-                # the keys are divided among threads.
-                stop = min(last, (((part * 64 + gone) // 1024 + 1) * 1024 - gone) // 64)
-                for i in range(rows):
-                    _clear(mixed + i * stride, room)
-                while part < stop:
-                    read(
-                        queries,
-                        keys,
-                        values,
-                        scores,
-                        mixed,
-                        part,
-                        end,
-                        position,
-                        shared,
-                        window,
-                        size,
-                        room,
-                        rows,
-                    )
-                    part += 1
-                for i in range(rows):
-                    _merge(whole + i * stride, mixed + i * stride, room)
+                _clear(mixed + i * stride, room)
+            while part < stop:
+                _read(
+                    kind,
+                    queries,
+                    keys,
+                    values,
+                    scores,
+                    weights,
+                    mixed,
+                    part,
+                    end,
+                    position,
+                    shared,
+                    window,
+                    size,
+                    room,
+                    rows,
+                )
+                part += 1
             for i in range(rows):
-                query = head * shared + i % shared
-                place = split * tokens + token + i // shared
-                target = float32s(out + place * out_stride + query * stride)
-                source = float32s(whole + i * stride)
-                for j in range(room + 2):
-                    target[j] = source[j]
-
-    return attend
-
-
-_ATTEND = {
-    Kind.BFLOAT16: Kernel(_attend(bf16_tiles, mixed_tiles, 2)),
-    Kind.FLOAT32: Kernel(_attend(float32_tiles, float32_tiles, 4)),
-}
+                _merge(whole + i * stride, mixed + i * stride, room)
+        for i in range(rows):
+            query = head * shared + i % shared
+            place = split * tokens + token + i // shared
+            target = float32s(out + place * out_stride + query * stride)
+            source = float32s(whole + i * stride)
+            for j in range(room + 2):
+                target[j] = source[j]
 
 
 @Kernel
@@ -386,9 +410,9 @@ def attend(
     parts = program.buffer("attention parts", heads.queries * (room + 2))
     out = program.operand_buffer("attended", heads.queries * heads.size)
     part = room + 2
-    program.scratch(max(rows * (KEY_TOKENS + 2 * part), heads.queries * heads.size + part) * 4)
+    program.scratch(max(rows * 2 * (KEY_TOKENS + part), heads.queries * heads.size + part) * 4)
     program.add(
-        _ATTEND[program.kind],
+        _attend,
         queries.address,
         heads.keys,
         heads.shared,
@@ -399,6 +423,7 @@ def attend(
         heads.window_tokens,
         parts.address,
         parts.stride,
+        program.kind,
     )
     program.add(
         _combine,
