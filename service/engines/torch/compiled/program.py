@@ -118,7 +118,7 @@ class Program:
         self.max_tokens = max_tokens
         self.threads = threads
         self.head = np.zeros(HEAD_FIELDS, dtype=np.int64)
-        self._buffers: dict[tuple[str, int, int], tuple[Buffer, torch.Tensor]] = {}
+        self._buffers: dict[tuple[str, int, int, int], tuple[Buffer, torch.Tensor]] = {}
         self._held: list[object] = []
         self._kernels: list[int] = []
         self._operands: list[list[int]] = []
@@ -131,18 +131,22 @@ class Program:
         """Show the sizes."""
         return f"<Program of {len(self._kernels)} kernels, {self.workspace_bytes} bytes>"
 
-    def buffer(self, name: str, width: int, *, element_bytes: int = 4) -> Buffer:
-        """Room for one row a token; the same room each time it is asked for by the same name."""
-        key = (name, width, element_bytes)
+    def buffer(
+        self, name: str, width: int, *, element_bytes: int = 4, rows_per_token: int = 1
+    ) -> Buffer:
+        """Room for rows of each token; the same room each time it is asked for by the same name."""
+        key = (name, width, element_bytes, rows_per_token)
         if key not in self._buffers:
             stride = _aligned(width * element_bytes)
-            storage = aligned_bytes(stride * self.max_tokens)
+            storage = aligned_bytes(stride * self.max_tokens * rows_per_token)
             self._buffers[key] = Buffer(storage.data_ptr(), stride, width), storage
         return self._buffers[key][0]
 
-    def operand_buffer(self, name: str, width: int) -> Buffer:
+    def operand_buffer(self, name: str, width: int, *, rows_per_token: int = 1) -> Buffer:
         """Room for what enters a matrix product."""
-        return self.buffer(name, width, element_bytes=self.kind.bytes)
+        return self.buffer(
+            name, width, element_bytes=self.kind.bytes, rows_per_token=rows_per_token
+        )
 
     def scratch(self, size_bytes: int) -> None:
         """See to it that every thread has this much room of its own."""

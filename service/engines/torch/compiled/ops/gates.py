@@ -51,9 +51,9 @@ def _gate(address, thread, threads):
     p = int64s(address)
     batch = int64s(p[0])
     gates, gate_stride, values, value_stride, width = p[1], p[2], p[3], p[4], p[5]
-    out, out_stride, kind, function, rows = p[6], p[7], p[8], p[9], p[10]
+    out, out_stride, kind, function, rows_per_token = p[6], p[7], p[8], p[9], p[10]
     scratch = batch[16] + thread * batch[17]
-    count = batch[rows]
+    count = batch[0] * rows_per_token
     for row in range(count * thread // threads, count * (thread + 1) // threads):
         activate_row(function, gates + row * gate_stride, scratch, width)
         if values != 0:
@@ -69,6 +69,8 @@ def gate(
     values: Buffer | None,
     out: Buffer,
     function: Activation,
+    *,
+    rows_per_token: int = 1,
 ) -> None:
     """`out = function(gates) * values`, a product's operand; without values only the function."""
     program.scratch(gates.width * 4)
@@ -83,5 +85,5 @@ def gate(
         out.stride,
         program.kind,
         function,
-        0,
+        rows_per_token,
     )

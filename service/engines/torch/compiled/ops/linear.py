@@ -15,14 +15,11 @@ from service.engines.torch.compiled.vectors import (
 )
 
 
-def _product(tiles):
-    """Kernel `out = x @ w.T * scale + bias (+ out)`, divided among threads by columns or rows."""
+def panels_of(tiles):
+    """A compiled function: `out = x @ w.T * scale + bias (+ out)`, the panels `panel` to `end`."""
 
     @njit
-    def part(p, panel, end, first, rows):
-        x, x_stride, w, panels, steps, out, out_stride = p[1], p[2], p[3], p[4], p[5], p[6], p[7]
-        bias, scale, add = p[8], number(p[9]), p[10]
-        x, out = x + first * x_stride, out + first * out_stride
+    def run(x, x_stride, w, panels, steps, out, out_stride, bias, scale, add, rows, panel, end):
         if bias != 0:
             source = float32s(bias)
             for row in range(rows):
@@ -52,15 +49,25 @@ def _product(tiles):
             )
             panel += taken
 
+    return run
+
+
+def _product(tiles):
+    """Kernel `out = x @ w.T * scale + bias (+ out)`, divided among threads by columns or rows."""
+    run = panels_of(tiles)
+
     def product(address, thread, threads):
         p = int64s(address)
-        rows, panels = int64s(p[0])[p[11]], p[4]
+        x, x_stride, w, panels, steps, out, out_stride = p[1], p[2], p[3], p[4], p[5], p[6], p[7]
+        bias, scale, add, rows = p[8], number(p[9]), p[10], int64s(p[0])[p[11]]
+        first, panel, end = 0, 0, panels
         if panels >= 4 * threads or rows < threads:
-            begin, end = panels * thread // threads, panels * (thread + 1) // threads
-            part(p, begin, end, 0, rows)
+            panel, end = panels * thread // threads, panels * (thread + 1) // threads
         else:
-            begin, end = rows * thread // threads, rows * (thread + 1) // threads
-            part(p, 0, panels, begin, end - begin)
+            first = rows * thread // threads
+            rows = rows * (thread + 1) // threads - first
+        x, out = x + first * x_stride, out + first * out_stride
+        run(x, x_stride, w, panels, steps, out, out_stride, bias, scale, add, rows, panel, end)
 
     return product
 
