@@ -10,4 +10,9 @@ def has_bf16_dot() -> bool:
     return bool(llvmlite.binding.get_host_cpu_features().get("avx512bf16", False))
 
 
+def has_int8_dot() -> bool:
+    """Whether the processor multiplies fours of 8-bit numbers (AVX512-VNNI)."""
+    return bool(llvmlite.binding.get_host_cpu_features().get("avx512vnni", False))
+
+
 KERNEL_PATH: Final = "compiled-avx512-bf16" if has_bf16_dot() else "compiled"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from service.engines.torch.compiled.program import Kind, Program, aligned_bytes
-from service.engines.torch.compiled.vectors import LANES
+from service.engines.torch.compiled.tiles import LANES
 
 _INTERLEAVED = 4
 

@@ -15,13 +15,12 @@ from numba import njit, types
 from service.engines.torch.compiled.ops.norms import rms_norm_row
 from service.engines.torch.compiled.ops.operand import put_operand
 from service.engines.torch.compiled.program import Buffer, Field, Kernel, Program, bits
+from service.engines.torch.compiled.tiles import LANES, multiply
 from service.engines.torch.compiled.vectors import (
     FAST,
-    LANES,
     exp,
     float32s,
     int64s,
-    multiply,
     number,
     sigmoid,
     to_bf16,
@@ -265,6 +264,7 @@ def _read(
         size * 16 * element,
         64,
         size * element // 4,
+        0,
         scores,
         256,
         one,
@@ -286,6 +286,7 @@ def _read(
         64,
         room * 4,
         (held * element + 3) // 4,
+        0,
         mixed,
         stride,
         one,
