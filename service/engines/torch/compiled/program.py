@@ -27,6 +27,8 @@ class Kind(IntEnum):
 
     FLOAT32 = 0
     BFLOAT16 = 1
+    INT8 = 2
+    """Matrices only, and what is multiplied with them."""
 
     @property
     def bytes(self) -> int:
@@ -112,9 +114,13 @@ def bits(value: float) -> int:
 class Program:
     """Collects buffers and instructions, then runs them."""
 
-    def __init__(self, kind: Kind, *, max_tokens: int, threads: int) -> None:
+    def __init__(
+        self, kind: Kind, *, max_tokens: int, threads: int, matrices: Kind | None = None
+    ) -> None:
         self.kind = kind
-        """Of weights, keys and values, and what enters a matrix product."""
+        """Of keys and values, and of what enters a matrix product."""
+        self.matrices = kind if matrices is None else matrices
+        """Of the matrices that bear another kind."""
         self.max_tokens = max_tokens
         self.threads = threads
         self.head = np.zeros(HEAD_FIELDS, dtype=np.int64)

@@ -373,15 +373,3 @@ def multiply(kind, x, xs, w, ps, ss, steps, scales, out, os, scale, add, rows, p
         _bfloat16_tiles(x, xs, w, ps, ss, steps, scales, out, os, scale, add, rows, panels)
     else:
         _float32_tiles(x, xs, w, ps, ss, steps, scales, out, os, scale, add, rows, panels)
-
-
-@njit
-def bf16_tiles(x, xs, w, ps, ss, steps, out, os, scale, add, rows, panels):
-    """Only until all products go through `multiply`."""
-    _bfloat16_tiles(x, xs, w, ps, ss, steps, 0, out, os, scale, add, rows, panels)
-
-
-@njit
-def float32_tiles(x, xs, w, ps, ss, steps, out, os, scale, add, rows, panels):
-    """Only until all products go through `multiply`."""
-    _float32_tiles(x, xs, w, ps, ss, steps, 0, out, os, scale, add, rows, panels)

@@ -12,8 +12,6 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from service.engines.torch.compiled.tiles import LANES, bf16_tiles, float32_tiles  # noqa: F401
-
 #: Rounding may be reassociated and contracted, but infinities and NaN keep their meaning: a model
 #: that produces them must be found out.
 FAST: Final = {"contract", "reassoc", "nsz", "arcp", "afn"}
@@ -37,6 +35,7 @@ def _pointer(element: types.Type) -> Callable[..., Any]:
 
 
 int64s = _pointer(types.int64)
+int32s = _pointer(types.int32)
 float32s = _pointer(types.float32)
 uint16s = _pointer(types.uint16)
 int8s = _pointer(types.int8)

@@ -12,15 +12,13 @@ from typing import NamedTuple
 import torch
 from numba import njit, types
 
-from service.engines.torch.compiled.ops.linear import panels_of
-from service.engines.torch.compiled.ops.operand import put_operand
+from service.engines.torch.compiled.ops.linear import multiply_panels
+from service.engines.torch.compiled.ops.operand import put_operand, quantized
 from service.engines.torch.compiled.packing import Packed
-from service.engines.torch.compiled.program import Buffer, Kernel, Kind, Program, bits
+from service.engines.torch.compiled.program import Buffer, Kernel, Program, bits
 from service.engines.torch.compiled.vectors import (
     FAST,
-    bf16_tiles,
     exp,
-    float32_tiles,
     float32s,
     int8s,
     int64s,
@@ -280,53 +278,46 @@ def gather(program: Program, x: Buffer, routed: Routed) -> Buffer:
     return out
 
 
-def _expert_products(tiles):
-    run = panels_of(tiles)
-
-    def products(address, thread, threads):
-        p = int64s(address)
-        x, x_stride, matrices, panels, steps = p[1], p[2], int64s(p[3]), p[4], p[5]
-        out, out_stride, firsts, experts, scale = p[6], p[7], int64s(p[8]), p[9], number(p[10])
-        # Panels are divided by what they cost: reading one is worth the arithmetic of some rows.
-        total = 0
-        for expert in range(experts):
-            if firsts[expert + 1] > firsts[expert]:
-                total += (firsts[expert + 1] - firsts[expert] + 8) * panels
-        begin, end = total * thread // threads, total * (thread + 1) // threads
-        done = 0
-        for expert in range(experts):
-            first = firsts[expert]
-            rows = firsts[expert + 1] - first
-            if rows == 0:
-                continue
-            cost = rows + 8
-            panel = min(panels, max(0, (begin - done + cost - 1) // cost))
-            last = min(panels, max(0, (end - done + cost - 1) // cost))
-            if panel < last:
-                run(
-                    x + first * x_stride,
-                    x_stride,
-                    matrices[expert],
-                    panels,
-                    steps,
-                    out + first * out_stride,
-                    out_stride,
-                    0,
-                    scale,
-                    0,
-                    rows,
-                    panel,
-                    last,
-                )
-            done += cost * panels
-
-    return products
-
-
-_EXPERT_PRODUCTS = {
-    Kind.BFLOAT16: Kernel(_expert_products(bf16_tiles)),
-    Kind.FLOAT32: Kernel(_expert_products(float32_tiles)),
-}
+@Kernel
+def _expert_products(address, thread, threads):
+    p = int64s(address)
+    x, x_stride, matrices, panels, steps = p[1], p[2], int64s(p[3]), p[4], p[5]
+    out, out_stride, firsts, experts, scale = p[6], p[7], int64s(p[8]), p[9], number(p[10])
+    kind, scales = p[11], int64s(p[12])
+    # Panels are divided by what they cost: reading one is worth the arithmetic of some rows.
+    total = 0
+    for expert in range(experts):
+        if firsts[expert + 1] > firsts[expert]:
+            total += (firsts[expert + 1] - firsts[expert] + 8) * panels
+    begin, end = total * thread // threads, total * (thread + 1) // threads
+    done = 0
+    for expert in range(experts):
+        first = firsts[expert]
+        rows = firsts[expert + 1] - first
+        if rows == 0:
+            continue
+        cost = rows + 8
+        panel = min(panels, max(0, (begin - done + cost - 1) // cost))
+        last = min(panels, max(0, (end - done + cost - 1) // cost))
+        if panel < last:
+            multiply_panels(
+                kind,
+                x + first * x_stride,
+                x_stride,
+                matrices[expert],
+                panels,
+                steps,
+                scales[expert],
+                out + first * out_stride,
+                out_stride,
+                0,
+                scale,
+                0,
+                rows,
+                panel,
+                last,
+            )
+        done += cost * panels
 
 
 def expert_linear(
@@ -346,8 +337,10 @@ def expert_linear(
     assert x.width == one.inputs
     assert out.stride >= one.outputs * 4
     addresses = torch.tensor([weight.address for weight in weights], dtype=torch.int64)
+    scales = torch.tensor([weight.scales for weight in weights], dtype=torch.int64)
+    x = quantized(program, x, one.kind, rows_per_token=routed.routing.top_k)
     program.add(
-        _EXPERT_PRODUCTS[one.kind],
+        _expert_products,
         x.address,
         x.stride,
         program.hold(addresses),
@@ -358,6 +351,8 @@ def expert_linear(
         routed.firsts,
         routed.routing.experts,
         bits(scale),
+        one.kind,
+        program.hold(scales),
     )
 
 

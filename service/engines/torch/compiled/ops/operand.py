@@ -1,13 +1,25 @@
 """Rows on their way into a matrix product: float32 values become what the product reads."""
 
-from numba import njit
+from numba import njit, types
 
-from service.engines.torch.compiled.vectors import FAST, float32s, to_bf16, uint16s
+from service.engines.torch.compiled.program import Buffer, Field, Kernel, Kind, Program
+from service.engines.torch.compiled.tiles import GROUP
+from service.engines.torch.compiled.vectors import (
+    FAST,
+    float32s,
+    from_bf16,
+    int8s,
+    int32s,
+    int64s,
+    nearest,
+    to_bf16,
+    uint16s,
+)
 
 
 @njit(fastmath=FAST)
 def put_operand(kind, row, out, width):
-    """Write `width` float32 values at `row` to `out` as a `Kind`."""
+    """Write `width` float32 values at `row` to `out` as float32 or bfloat16."""
     source = float32s(row)
     if kind == 1:
         halves = uint16s(out)
@@ -17,3 +29,79 @@ def put_operand(kind, row, out, width):
         target = float32s(out)
         for i in range(width):
             target[i] = source[i]
+
+
+@njit(fastmath=FAST)
+def _quantize_row(row, out, width):
+    """Groups of 64 values with one scale each, as an int8 tile reads them."""
+    source, groups = float32s(row), (width + 63) // 64
+    scales, corrections = float32s(out + groups * 64), int32s(out + groups * 68)
+    for group in range(groups):
+        first, target = group * 64, int8s(out + group * 64)
+        count = min(64, width - first)
+        largest = types.float32(0.0)
+        for i in range(count):
+            largest = max(largest, abs(source[first + i]))
+        factor = types.float32(127.0) / largest if largest > 0 else types.float32(0.0)
+        total = types.int32(0)
+        for i in range(count):
+            value = types.int32(nearest(source[first + i] * factor))
+            target[i] = types.int8(value)
+            total += value
+        for i in range(count, 64):
+            target[i] = types.int8(0)
+        scales[group] = largest / types.float32(127.0)
+        corrections[group] = types.int32(-128) * total
+
+
+@Kernel
+def _quantize(address, thread, threads):
+    p = int64s(address)
+    batch = int64s(p[0])
+    x, x_stride, width, out, out_stride, kind = p[1], p[2], p[3], p[4], p[5], p[6]
+    scratch = batch[16] + thread * batch[17]
+    count = batch[p[7]] * p[8]
+    work = float32s(scratch)
+    for row in range(count * thread // threads, count * (thread + 1) // threads):
+        if kind == 1:
+            halves = uint16s(x + row * x_stride)
+            for i in range(width):
+                work[i] = from_bf16(halves[i])
+            _quantize_row(scratch, out + row * out_stride, width)
+        else:
+            _quantize_row(x + row * x_stride, out + row * out_stride, width)
+
+
+def quantized(
+    program: Program,
+    x: Buffer,
+    kind: Kind,
+    *,
+    rows: Field = Field.TOKENS,
+    rows_per_token: int = 1,
+) -> Buffer:
+    """`x`, an operand, for a product with a matrix of `kind`: as it is, or quantized row by row.
+
+    Each group of 64 values is divided by its largest. One scale a row would be less to store but
+    loses what the small values say where a few are large, as they are in language models
+    (arXiv 2208.07339).
+    """
+    if kind is not Kind.INT8:
+        return x
+    groups = -(-x.width // GROUP)
+    out = program.buffer(
+        "quantized", groups * (GROUP + 8), element_bytes=1, rows_per_token=rows_per_token
+    )
+    program.scratch(x.width * 4)
+    program.add(
+        _quantize,
+        x.address,
+        x.stride,
+        x.width,
+        out.address,
+        out.stride,
+        program.kind,
+        rows,
+        rows_per_token,
+    )
+    return out
