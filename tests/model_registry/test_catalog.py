@@ -181,7 +181,7 @@ def test_names_are_all_that_find_takes():
     """An entry's names are its id and its variants, and each is found."""
     entry = CATALOG.entries["reference-ssm"]
 
-    assert entry.names() == ("reference-ssm", "reference-ssm:float32")
+    assert entry.names() == ("reference-ssm", "reference-ssm:float32", "reference-ssm:int8")
     assert all(CATALOG.find(name)[0] is entry for name in entry.names())
 
 

@@ -51,7 +51,14 @@ def load(
                 f"{resolved.id}: {missing}; the setting torch.kernels = \"auto\" or \"eager\" "
                 "runs transformers' own code instead"
             )
-        if kernels == "eager" or missing:
+        if kernels == "eager":
+            missing = 'the setting torch.kernels is "eager"'
+        if resolved.quantization is not None and missing:
+            raise ModelNotReady(
+                f"{resolved.id}: {resolved.quantization} needs compiled programs, but {missing}; "
+                f"use {resolved.spec.id}"
+            )
+        if missing:
             return EagerModel(network, resolved, _build(resolved, EAGER), slots=slots)
         build = _build(resolved, COMPILED)
         threads = torch.get_num_threads()
@@ -66,9 +73,9 @@ def load(
 
 def check(resolved: ResolvedModel) -> None:
     """Raises ModelNotReady if the model is of a kind that is not served."""
-    if resolved.quantization is not None:
+    if resolved.quantization not in (None, "int8"):
         raise ModelNotReady(
-            f"{resolved.id}: the torch engine has no {resolved.quantization} kernels yet; "
+            f"{resolved.id}: the torch engine has no {resolved.quantization} kernels; "
             f"use {resolved.spec.id}"
         )
     try:

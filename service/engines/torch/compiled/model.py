@@ -45,7 +45,10 @@ class CompiledModel:
         self.slots_total = slots
         self._pass_tokens = max(slots, PASS_TOKENS)
         kind = Kind.FLOAT32 if network.dtype is torch.float32 else Kind.BFLOAT16
-        self._program = Program(kind, max_tokens=self._pass_tokens, threads=threads)
+        matrices = Kind.INT8 if resolved.quantization == "int8" else kind
+        self._program = Program(
+            kind, matrices=matrices, max_tokens=self._pass_tokens, threads=threads
+        )
         self._slots = Slots(self._program, slots=slots, limit_tokens=self.context_tokens)
         self._long_rope = long_rope(text, slots)
         with torch.inference_mode():

@@ -103,12 +103,35 @@ def test_code_in_the_folder_is_not_run(tmp_path, tiny_folder):
     assert model.vocabulary_tokens == tiny_models.VOCABULARY_TOKENS
 
 
-def test_quantized_variants_are_refused_by_name(tiny_folder):
-    """A quantization that is not there is not silently served as plain weights."""
-    plain = resolved(tiny_folder("llama"))
-    spec = msgspec.structs.replace(plain.spec, variants={"int8": Variant(quantization="int8")})
+def quantized(folder: Path, quantization: str) -> ResolvedModel:
+    plain = resolved(folder)
+    spec = msgspec.structs.replace(plain.spec, variants={"q": Variant(quantization=quantization)})
+    return msgspec.structs.replace(plain, spec=spec, variant="q")
 
-    assert "int8" in refusal(msgspec.structs.replace(plain, spec=spec, variant="int8"))
+
+def test_a_quantization_without_kernels_is_refused_by_name(tiny_folder):
+    """A quantization that is not there is not silently served as plain weights."""
+    assert "int4" in refusal(quantized(tiny_folder("llama"), "int4"))
+
+
+def test_int8_without_a_program_is_refused_with_the_reason(tiny_folder):
+    """Only compiled programs have int8 matrices: transformers' own code would serve plain ones."""
+    with pytest.raises(ModelNotReady, match='torch.kernels is "eager"; use tiny-llama'):
+        load(
+            quantized(tiny_folder("llama"), "int8"),
+            slots=1,
+            progress=lambda _: None,
+            kernels="eager",
+        )
+
+
+def test_int8_weights_are_smaller_and_named(tiny_folder):
+    """An int8 variant's matrices take a quarter of float32's bytes, and its build says so."""
+    plain = load(resolved(tiny_folder("llama")), slots=1, progress=lambda _: None)
+    small = load(quantized(tiny_folder("llama"), "int8"), slots=1, progress=lambda _: None)
+
+    assert small.build.quantization == "int8"
+    assert small.memory().weights_bytes < plain.memory().weights_bytes / 2
 
 
 def test_frequencies_that_neighbours_change_are_refused(tmp_path, tiny_folder):
