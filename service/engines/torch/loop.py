@@ -1,6 +1,7 @@
 """The engine loop: one thread owns all models of a device and steps them in turn."""
 
 import logging
+import math
 import queue
 import time
 from collections.abc import Callable
@@ -59,9 +60,11 @@ class EngineLoop:
         """Show the counts."""
         return f"<EngineLoop {len(self._models)} models, {len(self._sequences)} requests>"
 
-    def add_model(self, model: SlotModel, *, chunk_tokens: int) -> None:
+    def add_model(
+        self, model: SlotModel, *, chunk_tokens: int, max_itl_ms: float = math.inf
+    ) -> None:
         """Take a loaded model in."""
-        self._orders.put(partial(self._add_model, model, chunk_tokens))
+        self._orders.put(partial(self._add_model, model, chunk_tokens, max_itl_ms))
 
     def remove_model(self, model_id: str) -> None:
         """Fail a model's requests and free its memory; emits Unloaded."""
@@ -91,16 +94,17 @@ class EngineLoop:
         """Take all orders, then run one step; False if there was none to run."""
         while not self._orders.empty():
             self._orders.get()()
-        step = self._scheduler.next()
+        begin_ns = time.monotonic_ns()
+        step = self._scheduler.next(begin_ns)
         if step is None or self._stopping:
             return False
-        begin_ns = time.monotonic_ns()
         match step:
             case Prefill():
                 self._prefill(step, begin_ns)
             case Decode():
                 self._decode(step, begin_ns)
-        self._scheduler.spent(step.model_id, time.monotonic_ns() - begin_ns)
+        end_ns = time.monotonic_ns()
+        self._scheduler.spent(step, end_ns - begin_ns, end_ns)
         if self._events:
             self._emit(Events(tuple(self._events)))
             self._events.clear()
@@ -206,10 +210,15 @@ class EngineLoop:
             self._models[sequence.model_id].release(sequence.slot)
             self._memory_changed.add(sequence.model_id)
 
-    def _add_model(self, model: SlotModel, chunk_tokens: int) -> None:
+    def _add_model(self, model: SlotModel, chunk_tokens: int, max_itl_ms: float) -> None:
         model_id = model.resolved.id
         self._models[model_id] = model
-        self._scheduler.add_model(model_id, slots=model.slots_total, chunk_tokens=chunk_tokens)
+        self._scheduler.add_model(
+            model_id,
+            slots=model.slots_total,
+            chunk_tokens=chunk_tokens,
+            max_itl_ns=max_itl_ms * 1e6,
+        )
 
     def _remove_model(self, model_id: str) -> None:
         for sequence in list(self._sequences.values()):

@@ -1,8 +1,10 @@
 """The engine loop over real tiny models: joining, leaving, cancelling, failing."""
 
+import math
 import threading
 import time
 from collections import defaultdict
+from itertools import pairwise
 
 import pytest
 import tiny_text
@@ -22,12 +24,12 @@ PROMPTS = {"a": range(10, 33), "b": range(40, 45), "c": range(20, 60), "d": rang
 class Bench:
     """A loop stepped by hand, with the events of each request."""
 
-    def __init__(self, *models, chunk_tokens=8):
+    def __init__(self, *models, chunk_tokens=8, max_itl_ms=math.inf):
         self.frames = []
         self.loop = EngineLoop(self.frames.append)
         self.models = {model.resolved.id: model for model in models}
         for model in models:
-            self.loop.add_model(model, chunk_tokens=chunk_tokens)
+            self.loop.add_model(model, chunk_tokens=chunk_tokens, max_itl_ms=max_itl_ms)
 
     def submit(self, name, prompt=None, *, model=None, **fields):
         """Queue a request for the model given, else the first."""
@@ -173,6 +175,37 @@ def test_a_running_answer_goes_on_while_a_long_prompt_is_read(open_bench, model)
         bench.step()
 
     assert len(bench.tokens("a")) - before >= 12
+
+
+class Slow:
+    """A model whose prompts take 2 ms a token."""
+
+    def __init__(self, model):
+        self._model = model
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def prefill(self, slot, token_ids, **options):
+        time.sleep(0.002 * len(token_ids))
+        return self._model.prefill(slot, token_ids, **options)
+
+
+def test_a_running_answer_gets_its_tokens_in_time(open_bench, tiny_model):
+    """A prompt that would take 400 ms, of the same model or another, is cut to the bound."""
+    llama, mamba = Slow(tiny_model("llama")), Slow(tiny_model("mamba2"))
+    for other in (llama, mamba):
+        bench = open_bench(llama, mamba, chunk_tokens=1000, max_itl_ms=150)
+        bench.submit("b", max_tokens=200)
+        bench.step(4)
+        bench.submit("long", list(range(5, 105)) * 2, model=other, max_tokens=1)
+        while not bench.tokens("long"):
+            bench.step()
+        stamps = [event.at_ns for event in bench.events["b"] if isinstance(event, Delta)]
+        gaps_ms = [(late - early) / 1e6 for early, late in pairwise(stamps)]
+
+        assert max(gaps_ms) < 250
+        bench.close()
 
 
 def test_co_scheduled_counts_the_others_of_a_step(open_bench, llama):
