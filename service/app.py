@@ -84,8 +84,10 @@ def create_application(settings: Settings) -> Application:
         data_dir,
         slots=settings.slots,
         prefill_chunk_tokens=settings.prefill_chunk_tokens,
+        max_itl_ms=settings.torch.max_itl_ms,
         max_answer_tokens=settings.max_answer_tokens,
-        threads=settings.torch_threads,
+        kernels=settings.torch.kernels,
+        threads=settings.torch.threads,
     )
 
     def opener(model: ResolvedModel) -> Engine:

@@ -11,6 +11,17 @@ from service.core.errors import ConfigError
 from service.core.routing import Route, RouteId
 
 
+class TorchSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[torch]`: the engine that computes on this machine."""
+
+    threads: Annotated[int, Meta(ge=0)] = 0
+    """Threads that models compute with; 0 lets the service choose."""
+    kernels: Literal["auto", "compiled", "eager"] = "auto"
+    """Compiled programs or transformers' own code; `auto` compiles what there is a program for."""
+    max_itl_ms: Annotated[float, Meta(gt=0)] = 100.0
+    """Gap between an answer's tokens, in milliseconds, that others' prompts should not exceed."""
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set; the keys of the TOML file given with `--config`."""
 
@@ -42,8 +53,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Send a usage chunk in every stream, asked for or not."""
     store_content: Literal["none", "full"] = "none"
     """Whether prompts and answers are stored with the records."""
-    torch_threads: Annotated[int, Meta(ge=0)] = 0
-    """Threads of the torch host; 0 lets it choose."""
+    torch: TorchSettings = TorchSettings()
     probe: bool = True
     """Ask a model a few greedy prompts when it is loaded; if it fails, mark it unverified."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

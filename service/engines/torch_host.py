@@ -78,7 +78,9 @@ class TorchHost:
         *,
         slots: int = 32,
         prefill_chunk_tokens: int = 256,
+        max_itl_ms: float = 100.0,
         max_answer_tokens: int | None = None,
+        kernels: wire.KernelChoice = "auto",
         threads: int = 0,
     ) -> None:
         """Start nothing yet.
@@ -87,13 +89,18 @@ class TorchHost:
             data_dir: Folder for the socket (`run/`) and the child's log (`logs/torch-host.log`).
             slots: Requests that one model answers at once.
             prefill_chunk_tokens: Most prompt tokens that are prefilled between two decode steps.
+            max_itl_ms: Gap between an answer's tokens that the prompts of others, whichever model
+                they are for, should not exceed.
             max_answer_tokens: Longest answer to a request that names no `max_tokens`.
+            kernels: Whether models run as compiled programs or as transformers' own code.
             threads: Threads that torch computes with; 0 leaves one core to the service.
         """
         self._data_dir = data_dir
         self._slots = slots
         self._prefill_chunk_tokens = prefill_chunk_tokens
+        self._max_itl_ms = max_itl_ms
         self._max_answer_tokens = max_answer_tokens
+        self._kernels = kernels
         self._threads = threads or default_threads()
         self._state: State = "stopped"
         self._process: HostProcess | None = None
@@ -149,6 +156,8 @@ class TorchHost:
             model=model,
             slots=self._slots,
             prefill_chunk_tokens=self._prefill_chunk_tokens,
+            max_itl_ms=self._max_itl_ms,
+            kernels=self._kernels,
             max_answer_tokens=self._max_answer_tokens,
         )
         wanted = _Model(order, on_progress, asyncio.get_running_loop().create_future())

@@ -15,13 +15,14 @@ PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 def test_every_setting_is_documented_with_its_default():
     """docs/configuration.md holds each setting and its true default."""
-    rows = re.findall(r"^\| `(\w+)` \| `(.*?)` \|", PAGE.read_text(), re.MULTILINE)
-    true = {
-        name: msgspec.json.encode(value)
-        for name, value in msgspec.structs.asdict(Settings()).items()
-    }
+    rows = re.findall(r"^\| `([\w.]+)` \| `(.*?)` \|", PAGE.read_text(), re.MULTILINE)
+    values = msgspec.structs.asdict(Settings())
+    tables = {name: value for name, value in values.items() if isinstance(value, msgspec.Struct)}
+    keys = {name: value for name, value in values.items() if name not in tables}
+    for table, struct in tables.items():
+        keys |= {f"{table}.{name}": getattr(struct, name) for name in struct.__struct_fields__}
 
-    assert true == {
+    assert {name: msgspec.json.encode(value) for name, value in keys.items()} == {
         name: msgspec.json.encode(msgspec.json.decode(default)) for name, default in rows
     }
 
@@ -55,6 +56,9 @@ def test_an_option_overrides_the_file(tmp_path):
         ("port = 70000", "port"),
         ("port = ", "TOML"),
         ("slots = 0", "slots"),
+        ("torch.kernels = 'fast'", r"torch\.kernels"),
+        ("[torch]\nmax_itl_ms = 0", r"torch\.max_itl_ms"),
+        ("torch.thread = 1", "thread"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path, text, named):

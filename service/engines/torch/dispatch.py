@@ -164,14 +164,16 @@ class Dispatch:
             context_tokens=model.context_tokens,
             vocabulary_tokens=model.vocabulary_tokens,
         )
-        self._engine.add_model(model, chunk_tokens=order.prefill_chunk_tokens)
+        self._engine.add_model(
+            model, chunk_tokens=order.prefill_chunk_tokens, max_itl_ms=order.max_itl_ms
+        )
         self._send(loaded)
 
     def _read(self, order: LoadModel) -> tuple[TextCodec, SlotModel]:
         model = order.model
         self._send(LoadProgress(model_id=model.id, stage="tokenizer"))
         codec = TextCodec.open(Path(model.path), model.spec.chat_template)
-        return codec, load(model, slots=order.slots, progress=self._send)
+        return codec, load(model, slots=order.slots, progress=self._send, kernels=order.kernels)
 
 
 async def _run_in(executor: ThreadPoolExecutor, call: Callable[[], Result]) -> Result:

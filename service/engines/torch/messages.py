@@ -31,6 +31,8 @@ class LoadModel(Struct, frozen=True, kw_only=True, tag="load"):
     """How many requests may be live at once."""
     prefill_chunk_tokens: int
     """Most prompt tokens that are prefilled between two decode steps."""
+    max_itl_ms: float
+    """Gap between the tokens of an answer that other requests' prompts should not exceed."""
     kernels: KernelChoice = "auto"
     max_answer_tokens: int | None = None
     """Longest answer to a request that names no `max_tokens`; None: until the context is full."""
