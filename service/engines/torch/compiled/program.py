@@ -85,7 +85,7 @@ class Kernel:
 
     @cached_property
     def _compiled(self) -> Any:  # noqa: ANN401 - numba's
-        return cfunc(KERNEL, cache=True, fastmath=FAST)(self._function)
+        return cfunc(KERNEL, cache=True, fastmath=FAST, error_model="numpy")(self._function)
 
     @property
     def address(self) -> int:

@@ -90,7 +90,7 @@ def number(operand):
     return _bits_to_float(types.int32(operand))
 
 
-@njit(inline="always", fastmath=FAST)
+@njit(inline="always", fastmath=FAST, error_model="numpy")
 def exp(value):
     """E to the power of a float32, to about 1e-7 of it; a loop over it becomes vectors.
 
@@ -110,7 +110,7 @@ def exp(value):
     return y * _bits_to_float(power)
 
 
-@njit(inline="always", fastmath=FAST)
+@njit(inline="always", fastmath=FAST, error_model="numpy")
 def sigmoid(value):
     """Logistic function of a float32."""
     return types.float32(1.0) / (types.float32(1.0) + exp(-value))

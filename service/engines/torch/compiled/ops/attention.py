@@ -68,7 +68,7 @@ def padded_size(size: int) -> int:
     return -(-size // LANES) * LANES
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, error_model="numpy")
 def _rotate(row, angles, half):
     values, cosines, sines = float32s(row), float32s(angles), float32s(angles + half * 4)
     for i in range(half):
@@ -186,7 +186,7 @@ def remember(
     return out
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, error_model="numpy")
 def _merge(whole, part, width):
     """Fold one part's mixed values, largest score and total, (width + 2), into the whole's."""
     to, of = float32s(whole), float32s(part)
@@ -198,7 +198,7 @@ def _merge(whole, part, width):
     to[width + 1] = to[width + 1] * kept + of[width + 1] * taken
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, error_model="numpy")
 def _clear(part, width):
     """No keys yet."""
     values = float32s(part)
@@ -208,31 +208,42 @@ def _clear(part, width):
     values[width + 1] = types.float32(0.0)
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, error_model="numpy")
 def _soften(scores, part, first, end, width):
     """Scores of the keys `first` to `end` become weights; what was mixed before is scaled to match.
 
     Always 64 rounds, whatever is hidden: the order of the sum must not depend on it.
     """
     row, out = float32s(scores), float32s(part)
-    largest = out[width]
-    for i in range(64):
-        inside = i >= first and i < end
-        largest = max(largest, row[i] if inside else types.float32(-1e30))
-    factor = exp(out[width] - largest)
+    before = out[width]
+    largest = before
     total = types.float32(0.0)
-    for i in range(64):
-        inside = i >= first and i < end
-        weight = exp(row[i] - largest) if inside else types.float32(0.0)
-        row[i] = weight
-        total += weight
-    for i in range(width):
-        out[i] *= factor
-    out[width] = largest
-    out[width + 1] = out[width + 1] * factor + total
+    if first <= 0 and end >= 64:
+        for i in range(64):
+            largest = max(largest, row[i])
+        for i in range(64):
+            weight = exp(row[i] - largest)
+            row[i] = weight
+            total += weight
+    else:
+        for i in range(64):
+            inside = i >= first and i < end
+            largest = max(largest, row[i] if inside else types.float32(-1e30))
+        for i in range(64):
+            inside = i >= first and i < end
+            weight = exp(row[i] - largest) if inside else types.float32(0.0)
+            row[i] = weight
+            total += weight
+    if largest > before:
+        factor = exp(before - largest)
+        for i in range(width):
+            out[i] *= factor
+        out[width] = largest
+        out[width + 1] *= factor
+    out[width + 1] += total
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, error_model="numpy")
 def _read(
     kind,
     queries,

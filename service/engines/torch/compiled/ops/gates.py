@@ -27,7 +27,7 @@ def activation_named(name: str) -> Activation:
     }[name]
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, error_model="numpy")
 def activate_row(function, x, out, width):
     """Apply an `Activation` to `width` float32 values at `x`."""
     source, target = float32s(x), float32s(out)

@@ -10,7 +10,7 @@ from service.engines.torch.compiled.program import Buffer, Field, Kernel, Progra
 from service.engines.torch.compiled.vectors import FAST, float32s, int64s, number
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, error_model="numpy")
 def rms_norm_row(x, weight, out, width, eps):
     """`out = x / sqrt(mean(x²) + eps) * weight` of one row (arXiv 1910.07467); 0: no weight."""
     source, target = float32s(x), float32s(out)
@@ -27,7 +27,7 @@ def rms_norm_row(x, weight, out, width, eps):
             target[i] = source[i] * factor * weights[i]
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, error_model="numpy")
 def _layer_norm_row(x, weight, bias, out, width, eps):
     source, target, weights = float32s(x), float32s(out), float32s(weight)
     total = types.float32(0.0)

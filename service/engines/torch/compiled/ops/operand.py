@@ -17,7 +17,7 @@ from service.engines.torch.compiled.vectors import (
 )
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, error_model="numpy")
 def put_operand(kind, row, out, width):
     """Write `width` float32 values at `row` to `out` as float32 or bfloat16."""
     source = float32s(row)
@@ -31,7 +31,7 @@ def put_operand(kind, row, out, width):
             target[i] = source[i]
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, error_model="numpy")
 def _quantize_row(row, out, width):
     """Groups of 64 values with one scale each, as an int8 tile reads them."""
     source, groups = float32s(row), (width + 63) // 64
