@@ -1,0 +1,56 @@
+"""Falcon-H1: a Mamba-2 mixer and attention side by side in each layer, then a gated MLP."""
+
+from typing import Any
+
+from service.engines.torch.compiled.architectures.rotary_of import angles_of
+from service.engines.torch.compiled.attention_block import attended
+from service.engines.torch.compiled.blocks import Assembly
+from service.engines.torch.compiled.mamba2_block import Multipliers, add_mamba2, add_scaled
+from service.engines.torch.compiled.ops.gates import Activation, activation_named, gate
+from service.engines.torch.compiled.ops.linear import linear
+from service.engines.torch.compiled.program import Buffer
+
+
+def assemble_falcon_h1(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transformers' modules
+    """Falcon-H1, whose products count with constants of their own."""
+    config, model = a.config, network.model
+    function = activation_named(config.hidden_act)
+    multipliers = Multipliers(config.ssm_in_multiplier, *config.ssm_multipliers)
+    head = a.begin(model.embed_tokens, network.lm_head, scale=config.embedding_multiplier)
+    angles = angles_of(a.program, model.rotary_emb)
+    for layer in model.layers:
+        x = a.normed(layer.input_layernorm.weight, config.rms_norm_eps)
+        add_mamba2(a, x, layer.mamba, multipliers=multipliers, scale=config.ssm_out_multiplier)
+        _add_attention(a, x, layer.self_attn, angles)
+        x = a.normed(layer.pre_ff_layernorm.weight, config.rms_norm_eps)
+        _add_mlp(a, x, layer.feed_forward, function)
+    scale = config.lm_head_multiplier
+    a.finish(model.final_layernorm.weight, config.rms_norm_eps, head, scale=scale)
+
+
+def _add_attention(a: Assembly, x: Buffer, attention: Any, angles: Buffer) -> None:  # noqa: ANN401
+    config = a.config
+    heads = a.slots.attention(
+        config.num_attention_heads, config.num_key_value_heads, attention.head_dim
+    )
+    qkv = a.pack(attention.q_proj, attention.k_proj, attention.v_proj)
+    both = a.project(x, qkv, "queries, keys and values", scale=config.attention_in_multiplier)
+    # Keys stay as they are: a product of a query and a key is multiplied as well by its scale.
+    scale = attention.scaling * config.key_multiplier
+    mixed = attended(a, both, heads, angles=angles, scale=scale)
+    add_scaled(a, mixed, attention.o_proj, config.attention_out_multiplier)
+
+
+def _add_mlp(a: Assembly, x: Buffer, mlp: Any, function: Activation) -> None:  # noqa: ANN401
+    """Add a gated MLP whose gate is multiplied before its activation function."""
+    gate_scale, down_scale = a.config.mlp_multipliers
+    gate_bias = None if mlp.gate_proj.bias is None else mlp.gate_proj.bias.float() * gate_scale
+    gates = a.pack_weights([mlp.gate_proj.weight], [gate_bias])
+    ups = a.pack(mlp.up_proj)
+    width = a.config.intermediate_size
+    both = a.program.buffer("gate and up", gates.outputs + ups.outputs)
+    linear(a.program, x, gates, both.columns(0, width), scale=gate_scale)
+    linear(a.program, x, ups, both.columns(gates.outputs, width))
+    gated = a.program.operand_buffer("gated by MLP", width)
+    gate(a.program, both.columns(0, width), both.columns(gates.outputs, width), gated, function)
+    add_scaled(a, gated, mlp.down_proj, down_scale)

@@ -1,0 +1,42 @@
+"""Granite 4: Mamba-2's mixers or attention, then experts beside an MLP that every token shares."""
+
+from typing import Any
+
+from service.engines.torch.compiled.architectures.rotary_of import angles_of
+from service.engines.torch.compiled.blocks import Assembly
+from service.engines.torch.compiled.experts_block import add_experts
+from service.engines.torch.compiled.mamba2_block import add_mamba2, add_scaled
+from service.engines.torch.compiled.ops.experts import Routing
+from service.engines.torch.compiled.ops.gates import activation_named
+
+
+def assemble_granite(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transformers' modules
+    """Granite 4 (`granitemoehybrid`), whose blocks count with `residual_multiplier` each."""
+    config, model = a.config, network.model
+    function = activation_named(config.hidden_act)
+    residual = float(config.residual_multiplier)
+    head = a.begin(model.embed_tokens, network.lm_head, scale=float(config.embedding_multiplier))
+    angles = None if model.rotary_emb is None else angles_of(a.program, model.rotary_emb)
+    routing = Routing(config.num_local_experts, config.num_experts_per_tok, normalized=True)
+    for layer in model.layers:
+        x = a.normed(layer.input_layernorm.weight, config.rms_norm_eps)
+        if layer.mamba is not None:
+            add_mamba2(a, x, layer.mamba, scale=residual)
+        else:
+            attention = layer.self_attn
+            heads = a.slots.attention(
+                config.num_attention_heads, config.num_key_value_heads, attention.head_dim
+            )
+            qkv = a.pack(attention.q_proj, attention.k_proj, attention.v_proj)
+            mixed = a.attention(x, qkv, heads, angles=angles, scale=attention.scaling)
+            add_scaled(a, mixed, attention.o_proj, residual)
+        x = a.normed(layer.post_attention_layernorm.weight, config.rms_norm_eps)
+        if layer.has_experts:
+            moe = layer.block_sparse_moe
+            add_experts(a, x, moe.router, moe.experts, routing, function, scale=residual)
+        shared = layer.shared_mlp
+        gate_up = a.pack(shared.input_linear)
+        gated = a.gated_mlp(x, gate_up, config.shared_intermediate_size, function)
+        add_scaled(a, gated, shared.output_linear, residual)
+    scale = 1.0 / float(config.logits_scaling)
+    a.finish(model.norm.weight, config.rms_norm_eps, head, scale=scale)
