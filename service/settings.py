@@ -15,7 +15,7 @@ class TorchSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The table `[torch]`: the engine that computes on this machine."""
 
     threads: Annotated[int, Meta(ge=0)] = 0
-    """Threads that models compute with; 0 lets the service choose."""
+    """Threads that models compute with; 0: `OMP_NUM_THREADS` of the environment, else all cores."""
     kernels: Literal["auto", "compiled", "eager"] = "auto"
     """Compiled programs or transformers' own code; `auto` compiles what there is a program for."""
     max_itl_ms: Annotated[float, Meta(gt=0)] = 100.0

@@ -2,10 +2,13 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 # Before anything imports torch: threads that spin would make the suite ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Hosts of the tests share compiled kernels, though each has a data folder of its own.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path.home() / ".cache" / "triptych" / "kernels"))
 
 import pytest
 

@@ -25,12 +25,38 @@ STOP_S: Final = 5.0
 
 LOG_TAIL_BYTES: Final = 4096
 
+SPIN_COUNT: Final = 20_000
+"""How often an OpenMP thread that waits looks again before it sleeps.
+
+That is some tenths of a millisecond: longer than the gaps between a step's parallel regions, where
+to fall asleep and be woken costs 20 to 50 µs each, and soon over when a step has ended, so that the
+service and the tokenizers get the core. By default libgomp looks for milliseconds.
+"""
+
+CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+"""Where a container reads how much processor time it may use: µs in each period, and the period."""
+
 _FIRST: Final = asyncio.FIRST_COMPLETED
 
 
 def default_threads() -> int:
-    """One core less than there are: the HTTP process needs one too."""
-    return max(1, len(os.sched_getaffinity(0)) - 1)
+    """`OMP_NUM_THREADS` where it is set, else all cores that this process may use.
+
+    The service needs little of a core, and is given it: threads that wait sleep soon.
+    """
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
+    return min(len(os.sched_getaffinity(0)), _quota_cores())
+
+
+def _quota_cores() -> int:
+    """Whole cores of the container's quota, many where there is none."""
+    try:
+        quota_us, period_us = map(int, CPU_QUOTA.read_text(encoding="ascii").split())
+    except (OSError, ValueError):  # no cgroup of version 2, or no limit: `max 100000`
+        return sys.maxsize
+    return max(1, quota_us // period_us)
 
 
 class HostProcess:
@@ -102,7 +128,7 @@ class HostProcess:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=_environment(self._threads),
+            env=_environment(self._threads, self._data_dir),
             start_new_session=True,  # a terminal's Ctrl-C is for the service alone
         )
 
@@ -151,16 +177,20 @@ class HostProcess:
         return folder / name
 
 
-def _environment(threads: int) -> dict[str, str]:
+def _environment(threads: int, data_dir: Path) -> dict[str, str]:
+    """The child's environment; what tunes it gives way to what the operator has set."""
     # Every step allocates a few large tensors and frees them. By default glibc gives such memory
     # back to the system and takes it anew page by page, which halves the speed of SSM decode.
     allocator = {
         "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
         "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
     }
-    return (allocator | os.environ) | {
-        # Threads that wait by spinning would take the service's core: 10 to 20 times slower.
-        "OMP_WAIT_POLICY": "PASSIVE",
+    kernels = {"NUMBA_CACHE_DIR": str((data_dir / "cache" / "kernels").resolve())}
+    # A spin count would undo a policy that the operator has set. Threads are not pinned to cores
+    # (OMP_PROC_BIND): one whose core another process takes could not move to a free one, and all
+    # others would wait for it.
+    waiting = {} if "OMP_WAIT_POLICY" in os.environ else {"GOMP_SPINCOUNT": str(SPIN_COUNT)}
+    return (allocator | kernels | waiting | os.environ) | {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",

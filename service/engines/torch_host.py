@@ -93,7 +93,7 @@ class TorchHost:
                 they are for, should not exceed.
             max_answer_tokens: Longest answer to a request that names no `max_tokens`.
             kernels: Whether models run as compiled programs or as transformers' own code.
-            threads: Threads that torch computes with; 0 leaves one core to the service.
+            threads: Threads that models compute with; 0 takes all cores.
         """
         self._data_dir = data_dir
         self._slots = slots

@@ -2,7 +2,7 @@
 
 Connects to the service's UNIX socket and serves it until the connection ends: with the service's
 death, however it comes, or with SIGTERM. The service sets the environment, since OpenMP reads it
-when torch is first imported: threads that wait by spinning would starve all other processes.
+when torch is first imported: threads that spin for as long as they wait starve all other processes.
 """
 
 import argparse
@@ -41,10 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def environment_problem(threads: int) -> str | None:
     """What is wrong with the environment that torch would read, None if nothing."""
-    wanted = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads)}
-    for name, value in wanted.items():
-        if os.environ.get(name) != value:
-            return f"{name} must be {value} before torch is imported, not {os.environ.get(name)}"
+    given = os.environ.get("OMP_NUM_THREADS")
+    if given != str(threads):
+        return f"OMP_NUM_THREADS must be {threads} before torch is imported, not {given}"
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        return "GOMP_SPINCOUNT or OMP_WAIT_POLICY must be set before torch is imported"
     return "torch was imported too early" if "torch" in sys.modules else None
 
 

@@ -263,10 +263,11 @@ def test_the_host_dies_with_its_parent(chattable, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "environment", [{}, {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "3"}]
+    "environment",
+    [{}, {"OMP_NUM_THREADS": "2"}, {"GOMP_SPINCOUNT": "1", "OMP_NUM_THREADS": "3"}],
 )
 def test_the_host_refuses_an_environment_that_torch_would_misread(environment):
-    """Spinning or uncounted threads are refused before torch is imported."""
+    """Endlessly spinning or uncounted threads are refused before torch is imported."""
     kept = {"PATH": os.environ["PATH"], **environment}
     command = [
         sys.executable,
@@ -283,14 +284,66 @@ def test_the_host_refuses_an_environment_that_torch_would_misread(environment):
     assert "before torch is imported" in ended.stderr
 
 
-def test_memory_of_a_step_is_kept_for_the_next(monkeypatch):
+def test_memory_of_a_step_is_kept_for_the_next(monkeypatch, tmp_path):
     """The host keeps freed memory up to a bound, unless the operator says otherwise."""
-    kept = host_process._environment(1)
+    kept = host_process._environment(1, tmp_path)
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "7")
-    chosen = host_process._environment(1)
+    chosen = host_process._environment(1, tmp_path)
 
     assert int(kept["MALLOC_TRIM_THRESHOLD_"]) >= 2**27
     assert chosen["MALLOC_TRIM_THRESHOLD_"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({}, {"GOMP_SPINCOUNT": str(host_process.SPIN_COUNT), "OMP_WAIT_POLICY": None}),
+        ({"GOMP_SPINCOUNT": "5"}, {"GOMP_SPINCOUNT": "5", "OMP_WAIT_POLICY": None}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": None, "OMP_WAIT_POLICY": "ACTIVE"}),
+    ],
+)
+def test_threads_spin_for_a_bounded_time(monkeypatch, tmp_path, given, found):
+    """By default a spin count bounds it; the operator's own count or policy is left alone."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    environment = host_process._environment(3, tmp_path)
+
+    assert {name: environment.get(name) for name in found} == found
+    assert environment["OMP_NUM_THREADS"] == "3"
+
+
+def test_compiled_kernels_are_kept_in_the_data_folder(monkeypatch, tmp_path):
+    """A start after the first finds them, wherever the operator keeps the data."""
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    kept = host_process._environment(1, tmp_path)["NUMBA_CACHE_DIR"]
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/elsewhere")
+
+    assert kept == str(tmp_path / "cache" / "kernels")
+    assert host_process._environment(1, tmp_path)["NUMBA_CACHE_DIR"] == "/elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("quota", "wanted", "threads"),
+    [
+        ("max 100000", "", 6),
+        ("250000 100000", "", 2),
+        ("50000 100000", "", 1),
+        (None, "", 6),
+        ("max 100000", "3,2", 3),
+        ("max 100000", "many", 6),
+    ],
+)
+def test_all_cores_compute_unless_told_otherwise(monkeypatch, tmp_path, quota, wanted, threads):
+    """Affinity, a container's quota and OMP_NUM_THREADS say how many threads there are."""
+    monkeypatch.setattr(host_process.os, "sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.setattr(host_process, "CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+    if quota is not None:
+        (tmp_path / "cpu.max").write_text(f"{quota}\n")
+
+    assert host_process.default_threads() == threads
 
 
 def test_the_service_imports_no_torch():
