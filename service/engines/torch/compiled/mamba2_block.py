@@ -44,14 +44,18 @@ def add_mamba2(
     heads, size, state_size = mixer.num_heads, mixer.head_dim, mixer.ssm_state_size
     width, shared = heads * size, mixer.n_groups * state_size
     channels = width + 2 * shared
-    dtype = mixer.conv1d.weight.dtype
+    taps, dtype = mixer.conv1d.weight.shape[-1], mixer.conv1d.weight.dtype
+    # States outlive the assembly, and are cleared where inference mode is not on.
+    with torch.inference_mode(mode=False):
+        inputs = a.slots.convolution(channels, taps, dtype)
+        state = a.slots.recurrent(heads, size, state_size)
     projected = a.project(
         x, a.pack(mixer.in_proj), "gate, x, B, C and dt", scale=multipliers.inputs
     )
     convolved = a.program.buffer("x, B and C", channels)
-    factors = torch.tensor([multipliers.x, multipliers.b, multipliers.c]).repeat_interleave(
-        torch.tensor([width, shared, shared])
-    )
+    factors = torch.tensor(
+        [multipliers.x, multipliers.b, multipliers.c], dtype=torch.float32
+    ).repeat_interleave(torch.tensor([width, shared, shared]))
     weight = mixer.conv1d.weight.float().squeeze(1) * factors[:, None]
     convolution(
         a.program,
@@ -59,7 +63,7 @@ def add_mamba2(
         convolved,
         weight,
         mixer.conv1d.bias,
-        a.slots.convolution(channels, weight.shape[1], dtype),
+        inputs,
         silu=True,
     )
     mixed = a.program.buffer("mixed by state", width)
@@ -70,7 +74,7 @@ def add_mamba2(
         convolved.columns(width + shared, shared),
         projected.columns(width + channels, heads),
         mixed,
-        a.slots.recurrent(heads, size, state_size),
+        state,
         rate=-mixer.A_log.float().exp(),
         skip=mixer.D,
         dt_bias=mixer.dt_bias,
