@@ -46,7 +46,8 @@ class Assembly:
     ) -> Packed:
         """Start the stream with the tokens' embeddings; returns the head's matrix."""
         tied = head_layer.weight is embedding.weight
-        packed = self.pack_weights([embedding.weight], [None])  # type: ignore[list-item]
+        bias = getattr(head_layer, "bias", None) if tied else None
+        packed = self.pack_weights([embedding.weight], [bias])  # type: ignore[list-item]
         embed(self.program, packed, self.stream, scale=scale)
         embedding.weight = torch.nn.Parameter(torch.empty(0), requires_grad=False)
         return packed if tied else self.pack(head_layer)

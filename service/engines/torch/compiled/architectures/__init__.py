@@ -6,19 +6,27 @@ from typing import Any, Final
 from transformers import PreTrainedModel
 
 from service.engines.torch.compiled.architectures.falcon_h1 import assemble_falcon_h1
+from service.engines.torch.compiled.architectures.gemma3 import assemble_gemma3
 from service.engines.torch.compiled.architectures.granite import assemble_granite
 from service.engines.torch.compiled.architectures.llama import assemble_llama
 from service.engines.torch.compiled.architectures.mamba2 import assemble_mamba2
 from service.engines.torch.compiled.architectures.nemotron_h import assemble_nemotron_h
+from service.engines.torch.compiled.architectures.phi3 import assemble_phi3
+from service.engines.torch.compiled.architectures.phimoe import assemble_phimoe
 from service.engines.torch.compiled.architectures.zamba2 import assemble_zamba2
 from service.engines.torch.compiled.blocks import Assembly
 
 ASSEMBLERS: Final[Mapping[str, Callable[[PreTrainedModel, Assembly], None]]] = {
     "falcon_h1": assemble_falcon_h1,
+    "gemma3_text": assemble_gemma3,
     "granitemoehybrid": assemble_granite,
     "llama": assemble_llama,
     "mamba2": assemble_mamba2,
     "nemotron_h": assemble_nemotron_h,
+    "phi3": assemble_phi3,
+    "phimoe": assemble_phimoe,
+    "qwen2": assemble_llama,
+    "qwen3": assemble_llama,
     "zamba2": assemble_zamba2,
 }
 """By `model_type`: reads a network's weights, appends the instructions of its forward pass."""

@@ -17,6 +17,13 @@ from service.engines.torch.compiled.states import Slots
 
 TOKENS, WIDTH, HIDDEN, EXPERTS = 21, 32, 24, 8
 CONFIG = SimpleNamespace(hidden_size=WIDTH)
+#: What an operand is, what a matrix is, and how far the results may be from those in float32.
+EXACT, HALF, BYTES = (
+    (Kind.FLOAT32, Kind.FLOAT32, 1e-5),
+    (Kind.BFLOAT16, Kind.BFLOAT16, 0.02),
+    (Kind.BFLOAT16, Kind.INT8, 0.06),
+)
+KINDS = pytest.mark.parametrize("kinds", [EXACT, HALF, BYTES], ids=["float32", "bfloat16", "int8"])
 ROUTING, SILU = Routing(EXPERTS, 2, normalized=True), Activation.SILU
 
 
@@ -127,13 +134,14 @@ def computed(
     x: torch.Tensor,
     modules: tuple[Any, Any],
     *,
-    kind: Kind = Kind.FLOAT32,
+    kinds: tuple[Kind, Kind, float] = EXACT,
     threads: int = 1,
     scale: float | None = 1.0,
 ) -> torch.Tensor:
     """What experts add to a stream of ones, or without a scale their operand: (tokens, width)."""
     router, experts = (SimpleNamespace(**vars(module)) for module in modules)
-    program = Program(kind, max_tokens=len(x), threads=threads)
+    kind, matrices, _ = kinds
+    program = Program(kind, matrices=matrices, max_tokens=len(x), threads=threads)
     a = Assembly(program, Slots(program, slots=1, limit_tokens=1), CONFIG)
     rows(program, a.stream, torch.float32)[:] = 1.0
     operand = filled(program, "operand", x.to(kind.dtype))
@@ -169,27 +177,29 @@ def test_experts_add_to_the_stream(x, modules, threads):
     torch.testing.assert_close(found, 1 + 0.5 * expected(x, modules))
 
 
-def test_experts_in_bfloat16(x, modules):
-    """Operands are rounded to bfloat16, sums are not."""
-    found = computed(x, modules, kind=Kind.BFLOAT16)
+@KINDS
+def test_experts_in_other_kinds(x, modules, kinds):
+    """Operands and matrices are rounded, sums are not."""
+    found = computed(x, modules, kinds=kinds)
 
-    torch.testing.assert_close(found - 1, expected(x, modules), atol=0.02, rtol=0)
+    torch.testing.assert_close(found - 1, expected(x, modules), atol=kinds[2], rtol=0)
 
 
-@pytest.mark.parametrize("kind", Kind)
-def test_experts_make_an_operand(x, modules, kind):
+@KINDS
+def test_experts_make_an_operand(x, modules, kinds):
     """What another product reads holds the experts' sums alone."""
-    found = computed(x, modules, kind=kind, scale=None)
+    found = computed(x, modules, kinds=kinds, scale=None)
 
-    torch.testing.assert_close(found, expected(x, modules), atol=0.03 * kind + 1e-5, rtol=0)
+    torch.testing.assert_close(found, expected(x, modules), atol=2 * kinds[2], rtol=0)
 
 
-@pytest.mark.parametrize("kind", Kind)
+@KINDS
 @pytest.mark.parametrize("threads", [1, 3])
-def test_neighbours_change_no_bit(x, modules, kind, threads):
+def test_neighbours_change_no_bit(x, modules, kinds, threads):
     """A token's result is the same to the bit alone, among others, and at another place."""
-    together = computed(x, modules, kind=kind, threads=threads)
+    together = computed(x, modules, kinds=kinds, threads=threads)
 
     for token in range(0, TOKENS, 5):
-        assert torch.equal(computed(x[token : token + 1], modules, kind=kind)[0], together[token])
-    assert torch.equal(computed(x.flip(0), modules, kind=kind).flip(0), together)
+        alone = computed(x[token : token + 1], modules, kinds=kinds)[0]
+        assert torch.equal(alone, together[token])
+    assert torch.equal(computed(x.flip(0), modules, kinds=kinds).flip(0), together)
