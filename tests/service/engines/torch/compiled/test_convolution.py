@@ -99,7 +99,7 @@ def test_bias_and_activation_are_optional(silu, bias):
     torch.testing.assert_close(out, expected)
 
 
-@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("kind", [Kind.FLOAT32, Kind.BFLOAT16])
 def test_operand_is_the_result(kind):
     """What a product reads is the result as that product stores it."""
     out, operand, _ = Layer(80, 4, torch.float32).found([SEGMENTS], kind=kind)
