@@ -8,7 +8,9 @@ from transformers import PreTrainedModel
 from service.engines.torch.compiled.architectures.falcon_h1 import assemble_falcon_h1
 from service.engines.torch.compiled.architectures.gemma3 import assemble_gemma3
 from service.engines.torch.compiled.architectures.granite import assemble_granite
+from service.engines.torch.compiled.architectures.jamba import assemble_jamba
 from service.engines.torch.compiled.architectures.llama import assemble_llama
+from service.engines.torch.compiled.architectures.mamba import assemble_mamba
 from service.engines.torch.compiled.architectures.mamba2 import assemble_mamba2
 from service.engines.torch.compiled.architectures.nemotron_h import assemble_nemotron_h
 from service.engines.torch.compiled.architectures.phi3 import assemble_phi3
@@ -18,9 +20,12 @@ from service.engines.torch.compiled.blocks import Assembly
 
 ASSEMBLERS: Final[Mapping[str, Callable[[PreTrainedModel, Assembly], None]]] = {
     "falcon_h1": assemble_falcon_h1,
+    "falcon_mamba": assemble_mamba,
     "gemma3_text": assemble_gemma3,
     "granitemoehybrid": assemble_granite,
+    "jamba": assemble_jamba,
     "llama": assemble_llama,
+    "mamba": assemble_mamba,
     "mamba2": assemble_mamba2,
     "nemotron_h": assemble_nemotron_h,
     "phi3": assemble_phi3,

@@ -1,0 +1,81 @@
+"""Mamba-1 and Falcon-Mamba: one selective state space mixer a layer."""
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from service.engines.torch.compiled.blocks import Assembly
+from service.engines.torch.compiled.ops.convolution import convolution
+from service.engines.torch.compiled.ops.gates import Activation, activation_named
+from service.engines.torch.compiled.ops.selective_scan import Norms, select, selective_scan
+from service.engines.torch.compiled.packing import pack
+from service.engines.torch.compiled.program import Buffer, Kind
+
+
+def assemble_mamba(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transformers' modules
+    """Mamba; Falcon-Mamba, which normalizes what a token selects, without weights."""
+    config, model = a.config, network.backbone
+    head = a.begin(model.embeddings, network.lm_head)
+    eps = getattr(config, "mixer_rms_eps", None)
+    norms = None if eps is None else Norms(None, None, None, eps)
+    for layer in model.layers:
+        x = a.normed(layer.norm.weight, config.layer_norm_epsilon)
+        add_mixer(a, x, layer.mixer, norms)
+    a.finish(model.norm_f.weight, config.layer_norm_epsilon, head)
+
+
+def add_mixer(
+    a: Assembly,
+    x: Buffer,
+    mixer: Any,  # noqa: ANN401 - a transformers module
+    norms: Norms | None,
+) -> None:
+    """Add a Mamba-1 mixer's output to the stream.
+
+    Raises ValueError if its activation is not the scan's.
+    """
+    program, rank = a.program, mixer.time_step_rank
+    channels, states = mixer.A_log.shape
+    if activation_named(mixer.activation) is not Activation.SILU:
+        raise ValueError(f"a selective scan opened by {mixer.activation}")
+    both = a.project(x, a.pack(mixer.in_proj), "hidden and gate")
+    weight = mixer.conv1d.weight.squeeze(1)
+    with torch.inference_mode(mode=False):  # slots are cleared outside of it too
+        inputs = a.slots.convolution(channels, weight.shape[1], program.kind.dtype)
+        state = a.slots.recurrent(channels, states)
+    hidden = program.buffer("convolved", channels)
+    rounded = None
+    if program.kind is Kind.BFLOAT16:
+        rounded = program.operand_buffer("convolved operand", channels)
+    convolution(
+        program,
+        both.columns(0, channels),
+        hidden,
+        weight,
+        mixer.conv1d.bias,
+        inputs,
+        silu=True,
+        operand=rounded,
+    )
+    # What rules the state's decay is never int8: the matrices are small, their errors add up.
+    x_weight = pack(program, [mixer.x_proj.weight], exact=True)
+    selected = select(
+        program, a.project(rounded or hidden, x_weight, "selected"), rank, states, norms
+    )
+    padded = functional.pad(mixer.dt_proj.weight, (0, selected.delta.width - rank))
+    delta = a.project(selected.delta, pack(program, [padded], exact=True), "delta")
+    for layer in (mixer.x_proj, mixer.dt_proj):
+        layer.weight = torch.nn.Parameter(torch.empty(0), requires_grad=False)
+    scanned = selective_scan(
+        program,
+        hidden,
+        delta,
+        both.columns(channels, channels),
+        selected,
+        decay=-torch.exp(mixer.A_log.float()),
+        delta_bias=mixer.dt_proj.bias,
+        skip=mixer.D,
+        state=state,
+    )
+    a.add(scanned, a.pack(mixer.out_proj))
