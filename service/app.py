@@ -119,6 +119,7 @@ def create_application(settings: Settings) -> Application:
         store=store,
         sink=writer,
         render_metrics=metrics.render,
+        runtime=lambda: torch_host.runtime,
         version=__version__,
     )
     return Application(

@@ -13,7 +13,7 @@ from service.api.docs_page import docs_router, openapi_document
 from service.api.errors import EXCEPTION_HANDLERS
 from service.api.fields import FieldCheck
 from service.api.openai_routes import create_chat_completion, create_completion
-from service.api.ops_routes import health, livez, prometheus_metrics, ready
+from service.api.ops_routes import health, livez, prometheus_metrics, ready, show_runtime
 from service.api.records_routes import record_handlers
 from service.api.registry_routes import get_model, list_models
 from service.api.request_id import add_request_id
@@ -33,6 +33,7 @@ ROUTES: list[ControllerRouterHandler] = [
     ready,
     livez,
     prometheus_metrics,
+    show_runtime,
     docs_router,
     openapi_document,
     *record_handlers,

@@ -12,6 +12,7 @@ from service.api.services import Services
 from service.core.errors import StoreUnavailable
 from service.core.ports import RecordSink
 from service.serving.pool import Pool
+from service.serving.runtime import Runtime
 
 Deps = NamedDependency[SkipValidation[Services]]
 
@@ -89,6 +90,12 @@ async def prometheus_metrics(services: Deps) -> Response[bytes]:
     """In the Prometheus text format."""
     page, content_type = services.render_metrics()
     return Response(page, media_type=content_type)
+
+
+@get("/v1/runtime", summary="What models run on", tags=["operations"])
+async def show_runtime(services: Deps) -> Runtime:
+    """Process, threads, kernels and step times: what was chosen, not what was asked for."""
+    return services.runtime()
 
 
 async def _recording(sink: RecordSink) -> bool:

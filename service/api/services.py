@@ -7,6 +7,7 @@ from service.core.ports import RecordSink, RecordStore
 from service.serving.chat import ChatService
 from service.serving.compare import CompareService
 from service.serving.pool import Pool
+from service.serving.runtime import Runtime
 from service.settings import Settings
 
 
@@ -22,4 +23,6 @@ class Services:
     sink: RecordSink
     render_metrics: Callable[[], tuple[bytes, str]]
     """The page that Prometheus scrapes, and its content type."""
+    runtime: Callable[[], Runtime]
+    """What the models of this machine run on."""
     version: str

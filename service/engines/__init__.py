@@ -25,6 +25,6 @@ def open_engine(
 
             return EchoEngine(model, max_answer_tokens=max_answer_tokens)
         case "torch":
-            from service.engines.torch_host import TorchEngine
+            from service.engines.torch_engine import TorchEngine
 
             return TorchEngine(model, torch_host)

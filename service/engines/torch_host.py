@@ -1,4 +1,4 @@
-"""The torch host as the service sees it: a supervised child process, and one engine a model."""
+"""The torch host as the service sees it: a supervised child process with all local models."""
 
 import asyncio
 import itertools
@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -19,6 +19,7 @@ from service.core.events import EngineEvent, Finished, ModelMemory
 from service.core.ports import LoadProgress, TokenizerInfo
 from service.engines.host_process import HostProcess, default_threads
 from service.engines.torch import messages as wire
+from service.serving.runtime import HostState, ModelRuntime, Runtime
 
 STEADY_S: Final = 60.0
 """A host that lived this long is restarted after the shortest wait."""
@@ -29,7 +30,6 @@ LONGEST_WAIT_S: Final = 60.0
 FATAL_LOADS: Final = 3
 """Host deaths during one model's load after which it is not loaded again by itself."""
 
-State = Literal["stopped", "starting", "running", "restarting", "closed"]
 Progress = Callable[[LoadProgress], None]
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 class HostStatus(Struct, frozen=True, kw_only=True):
     """How the torch host fares."""
 
-    state: State
+    state: HostState
     pid: int | None
     threads: int
     engine_version: str | None
@@ -58,6 +58,7 @@ class _Model:
     waiter: "asyncio.Future[wire.Loaded]"
     loaded: wire.Loaded | None = None
     memory: ModelMemory = field(default_factory=ModelMemory)
+    steps: wire.StepTimes = field(default_factory=wire.StepTimes)
     loading: bool = False
     """Whether the host has begun to load it."""
     fatal_loads: int = 0
@@ -102,7 +103,7 @@ class TorchHost:
         self._max_answer_tokens = max_answer_tokens
         self._kernels = kernels
         self._threads = threads or default_threads()
-        self._state: State = "stopped"
+        self._state: HostState = "stopped"
         self._process: HostProcess | None = None
         self._hello: wire.Hello | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -139,6 +140,27 @@ class TorchHost:
             restarts=self._restarts,
             last_failure=self._last_failure,
             restart_in_s=None if wait_s is None else max(0.0, wait_s),
+        )
+
+    @property
+    def runtime(self) -> Runtime:
+        """What computes, and each loaded model as it is run, from memory."""
+        hello = self._hello
+        return Runtime(
+            state=self._state,
+            pid=self._process.pid if self._process else None,
+            restarts=self._restarts,
+            engine_version=hello.engine_version if hello else None,
+            device=hello.device if hello else None,
+            threads=hello.threads if hello else self._threads,
+            wait_policy=hello.wait_policy if hello else None,
+            spin_count=hello.spin_count if hello else None,
+            cpu_features=hello.cpu_features if hello else (),
+            models=tuple(
+                _runtime(model.order, model.loaded, model.steps)
+                for model in self._models.values()
+                if model.loaded is not None
+            ),
         )
 
     # Models
@@ -362,6 +384,15 @@ class TorchHost:
         """What the host says of itself and of its models."""
         if isinstance(message, wire.Hello):
             self._hello, self._state = message, "running"
+            log.info(
+                "the torch host %s runs: %s; %s, %d threads, spin count %s, wait policy %s",
+                self.status.pid,
+                message.engine_version,
+                message.device,
+                message.threads,
+                message.spin_count,
+                message.wait_policy,
+            )
             for wanted in self._models.values():
                 if wanted.trouble is None:
                     self._send(wanted.order)
@@ -390,10 +421,12 @@ class TorchHost:
             case wire.Loaded(memory=memory):
                 model.loaded, model.memory, model.loading = message, memory, False
                 model.fatal_loads = 0
+                build = message.build
+                log.info("%s runs on %s, %s", message.model_id, build.kernel_path, build.dtype)
                 if not model.waiter.done():
                     model.waiter.set_result(message)
-            case wire.MemoryReport(memory=memory):
-                model.memory = memory
+            case wire.MemoryReport(memory=memory, steps=steps):
+                model.memory, model.steps = memory, steps
             case wire.LoadFailed(model_id=model_id, message=reason):
                 model.loading = False
                 if model.waiter.done():
@@ -403,61 +436,19 @@ class TorchHost:
                     model.waiter.set_exception(ModelNotReady(reason))
 
 
-class TorchEngine:
-    """One model of a torch host: an Engine that can tokenize, report its load and its trouble."""
-
-    def __init__(self, model: ResolvedModel, host: TorchHost) -> None:
-        self.model = model
-        self._host = host
-        self._progress: LoadProgress | None = None
-
-    def __repr__(self) -> str:
-        """Name the model."""
-        return f"<TorchEngine {self.model.id}>"
-
-    async def start(self) -> None:
-        """Load the model. Raises ModelNotReady with the reason."""
-        try:
-            await self._host.load(self.model, self._report)
-        finally:
-            self._progress = None
-
-    def load_progress(self) -> LoadProgress | None:
-        """How far `start` has come, None before its first report and after its last."""
-        return self._progress
-
-    def trouble(self) -> str | None:
-        """Why the model cannot answer now, None if it can."""
-        return self._host.trouble(self.model.id)
-
-    def generate(self, request: ChatRequest) -> AsyncGenerator[EngineEvent]:
-        """Yield Started, Deltas and Finished, or raise a TriptychError."""
-        return self._host.generate(self.model.id, request)
-
-    async def tokenize(self, prompt: Prompt, *, add_special_tokens: bool) -> tuple[int, ...]:
-        """Token ids of a prompt."""
-        return await self._host.tokenize(
-            self.model.id, prompt, add_special_tokens=add_special_tokens
-        )
-
-    async def detokenize(self, token_ids: Sequence[int]) -> str:
-        """Text of token ids."""
-        return await self._host.detokenize(self.model.id, token_ids)
-
-    async def tokenizer_info(self) -> TokenizerInfo:
-        """Special tokens and chat template."""
-        return await self._host.tokenizer_info(self.model.id)
-
-    def memory(self) -> ModelMemory:
-        """Bytes that the host last reported."""
-        return self._host.memory(self.model.id)
-
-    async def aclose(self) -> None:
-        """Unload the model; running requests fail."""
-        await self._host.unload(self.model.id)
-
-    def _report(self, progress: LoadProgress) -> None:
-        self._progress = progress
+def _runtime(order: wire.LoadModel, loaded: wire.Loaded, steps: wire.StepTimes) -> ModelRuntime:
+    return ModelRuntime(
+        id=loaded.model_id,
+        kernel_path=loaded.build.kernel_path,
+        dtype=loaded.build.dtype,
+        quantization=loaded.build.quantization,
+        slots=order.slots,
+        prefill_chunk_tokens=order.prefill_chunk_tokens,
+        max_itl_ms=order.max_itl_ms,
+        decode_step_ns=steps.decode_step_ns,
+        decode_step_requests=steps.decode_step_requests,
+        prefill_token_ns=steps.prefill_token_ns,
+    )
 
 
 def _with_subclasses(root: type[TriptychError]) -> Iterator[type[TriptychError]]:

@@ -16,6 +16,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+CPU_FEATURES: Final = (
+    "avx2",
+    "avx512f",
+    "avx512bf16",
+    "avx512vnni",
+    "amx-bf16",
+    "amx-int8",
+    "neon",
+    "bf16",
+    "i8mm",
+    "sve",
+)
+"""LLVM's names of the instruction sets that make a difference to kernels."""
+
 STOP_S: Final = 2.0
 """How long a step may still take when the host is told to end."""
 
@@ -93,17 +107,28 @@ async def _serve(socket: Path) -> int:
     running.add_signal_handler(signal.SIGTERM, end, os.EX_OK)
     thread = threading.Thread(target=run_engine, name="engine", daemon=True)
     thread.start()
+    spins = os.environ.get("GOMP_SPINCOUNT", "")
     protocol.send(
         Hello(
             engine_version=ENGINE_VERSION,
             device=device_name(),
             threads=torch.get_num_threads(),
+            wait_policy=os.environ.get("OMP_WAIT_POLICY"),
+            spin_count=int(spins) if spins.isdecimal() else None,
+            cpu_features=_cpu_features(),
         )
     )
     status = await ended
     engine.stop()
     await running.run_in_executor(None, thread.join, STOP_S)
     return status
+
+
+def _cpu_features() -> tuple[str, ...]:
+    import llvmlite.binding
+
+    found = llvmlite.binding.get_host_cpu_features()
+    return tuple(name for name in CPU_FEATURES if found.get(name))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from service.engines.torch.messages import (
     FromHost,
     MemoryReport,
     RequestFailed,
+    StepTimes,
     Unloaded,
 )
 from service.engines.torch.model import SlotModel
@@ -263,7 +264,23 @@ class EngineLoop:
             if at_once or now_ns - reported_ns >= MEMORY_REPORT_NS:
                 self._memory_changed.discard(model_id)
                 self._memory_reported_ns[model_id] = now_ns
-                self._emit(MemoryReport(model_id, self._models[model_id].memory()))
+                self._emit(self._memory_report(model_id))
+
+    def _memory_report(self, model_id: str) -> MemoryReport:
+        pace = self._scheduler.pace(model_id)
+        return MemoryReport(
+            model_id,
+            self._models[model_id].memory(),
+            StepTimes(
+                decode_step_ns=_rounded(pace.decode.mean_duration_ns),
+                decode_step_requests=pace.decode.mean_size,
+                prefill_token_ns=_rounded(pace.prefill.mean_unit_ns),
+            ),
+        )
+
+
+def _rounded(value: float | None) -> int | None:
+    return None if value is None else round(value)
 
 
 def _not_finite() -> EngineFailed:

@@ -90,6 +90,12 @@ class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
     engine_version: str
     device: str
     threads: int
+    wait_policy: str | None
+    """`OMP_WAIT_POLICY`, where it is set."""
+    spin_count: int | None
+    """`GOMP_SPINCOUNT`, where it is set to a number."""
+    cpu_features: tuple[str, ...]
+    """Of the instruction sets that kernels are made for, those that the processor has."""
 
 
 class LoadProgress(Struct, frozen=True, kw_only=True, tag="load_progress"):
@@ -140,11 +146,20 @@ class RequestFailed(Struct, frozen=True, kw_only=True, tag="request_failed"):
     param: str | None = None
 
 
+class StepTimes(Struct, frozen=True, kw_only=True):
+    """How long a model's latest steps took on average; None before the first of the kind."""
+
+    decode_step_ns: int | None = None
+    decode_step_requests: float | None = None
+    prefill_token_ns: int | None = None
+
+
 class MemoryReport(Struct, frozen=True, tag="memory"):
     """A model's memory now; sent when it changes, a few times a second at most."""
 
     model_id: str
     memory: ModelMemory
+    steps: StepTimes = StepTimes()
 
 
 class TokenIds(Struct, frozen=True, tag="token_ids"):

@@ -45,6 +45,11 @@ class Trend:
         """Mean duration of the latest steps, None before the first."""
         return self._duration_ns / self._weight if self._weight else None
 
+    @property
+    def mean_unit_ns(self) -> float | None:
+        """Duration of the latest steps for each unit of their size, None before the first."""
+        return self._duration_ns / self._size if self._weight else None
+
     def observe(self, size: int, duration_ns: int) -> None:
         """Learn from a step."""
         self._weight = self._weight * KEPT + 1

@@ -30,6 +30,14 @@ def test_metrics_are_for_prometheus(live):
     assert "triptych_requests_in_flight" in response.text
 
 
+def test_the_runtime_is_known_before_its_process_runs(live):
+    """Threads are chosen at the start; what only the process knows is null until then."""
+    body = live.get("/v1/runtime").json()
+    assert (body["state"], body["pid"], body["engine_version"]) == ("stopped", None, None)
+    assert body["threads"] >= 1
+    assert body["models"] == []
+
+
 def test_the_description_is_openapi_3_1_and_knows_every_route(live):
     """Every path that clients use, with the bodies that they send."""
     body = live.get("/schema/openapi.json").json()
@@ -37,7 +45,7 @@ def test_the_description_is_openapi_3_1_and_knows_every_route(live):
     for path in (
         "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/{model_id}",
         "/v1/compare", "/v1/records", "/v1/records/summary", "/tokenize", "/detokenize",
-        "/tokenizer_info", "/health", "/ready", "/livez", "/metrics",
+        "/tokenizer_info", "/health", "/ready", "/livez", "/metrics", "/v1/runtime",
         "/m/{model}/v1/completions", "/m/{model}/tokenize",
     ):  # fmt: skip
         assert path in body["paths"], path

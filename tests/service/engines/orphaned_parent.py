@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 
 from model_registry.spec import ResolvedModel
-from service.engines.torch_host import TorchEngine, TorchHost
+from service.engines.torch_engine import TorchEngine
+from service.engines.torch_host import TorchHost
 
 
 async def main() -> None:

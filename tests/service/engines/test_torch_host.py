@@ -18,7 +18,8 @@ from service.core.errors import EngineFailed, InvalidRequest, ModelNotReady
 from service.core.events import Delta, Finished
 from service.core.ports import Engine, LoadReporting, Supervised, Tokenizing
 from service.engines import host_process
-from service.engines.torch_host import TorchEngine, TorchHost
+from service.engines.torch_engine import TorchEngine
+from service.engines.torch_host import TorchHost
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,38 @@ def test_a_loaded_model_has_no_trouble(engine, host):
     assert (status.state, status.restart_in_s) == ("running", None)
     assert "transformers" in status.engine_version
     assert psutil.pid_exists(status.pid)
+
+
+def test_the_runtime_says_what_was_chosen(run, chattable, tmp_path, monkeypatch, caplog):
+    """Process, threads and each model's kernels are shown and logged; step times once measured."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10")
+    caplog.set_level("INFO", "service.engines.torch_host")
+    host = TorchHost(
+        tmp_path, slots=3, prefill_chunk_tokens=7, max_itl_ms=50, kernels="eager", threads=1
+    )
+    engine = TorchEngine(chattable("chosen"), host)
+    try:
+        run(engine.start())
+        before = host.runtime
+        run(answer(engine, max_tokens=4))
+        run(until(lambda: host.runtime.models[0].decode_step_ns is not None))
+        (model,) = host.runtime.models
+    finally:
+        run(host.aclose())
+
+    assert (before.pid, before.state) == (before.pid or 0, "running")
+    assert (before.threads, before.wait_policy, before.spin_count) == (1, None, 10)
+    assert (before.device, before.models[0].decode_step_ns) == ("cpu", None)
+    assert (model.id, model.kernel_path, model.dtype) == (
+        "chosen", "transformers-eager", "float32",
+    )  # fmt: skip
+    assert (model.slots, model.prefill_chunk_tokens, model.max_itl_ms) == (3, 7, 50)
+    assert model.decode_step_requests == 1
+    assert model.prefill_token_ns > 0
+    assert any("1 threads" in line and "transformers" in line for line in caplog.messages)
+    assert "chosen runs on transformers-eager, float32" in caplog.messages
+    assert host.runtime.models == ()
 
 
 def test_a_load_reports_its_stages(run, host, chattable):
@@ -349,7 +382,7 @@ def test_all_cores_compute_unless_told_otherwise(monkeypatch, tmp_path, quota, w
 def test_the_service_imports_no_torch():
     """Neither the host's client nor the factory brings torch into the service's process."""
     code = (
-        "import sys, service.engines, service.engines.torch_host, service.engines.echo; "
+        "import sys, service.engines, service.engines.torch_engine, service.engines.echo; "
         "sys.exit(bool({'torch', 'transformers', 'tokenizers', 'jinja2'} & set(sys.modules)))"
     )
 

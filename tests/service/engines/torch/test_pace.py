@@ -60,6 +60,7 @@ def test_means_of_the_latest_steps_are_reported():
     learned = trend(64, 64)
 
     assert (learned.mean_size, learned.mean_duration_ns) == (64, cost_ns(64))
+    assert learned.mean_unit_ns == cost_ns(64) / 64
 
 
 def test_an_estimate_follows_a_change():
