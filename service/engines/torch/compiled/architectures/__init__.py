@@ -9,12 +9,14 @@ from service.engines.torch.compiled.architectures.falcon_h1 import assemble_falc
 from service.engines.torch.compiled.architectures.gemma3 import assemble_gemma3
 from service.engines.torch.compiled.architectures.granite import assemble_granite
 from service.engines.torch.compiled.architectures.jamba import assemble_jamba
+from service.engines.torch.compiled.architectures.lfm2 import assemble_lfm2
 from service.engines.torch.compiled.architectures.llama import assemble_llama
 from service.engines.torch.compiled.architectures.mamba import assemble_mamba
 from service.engines.torch.compiled.architectures.mamba2 import assemble_mamba2
 from service.engines.torch.compiled.architectures.nemotron_h import assemble_nemotron_h
 from service.engines.torch.compiled.architectures.phi3 import assemble_phi3
 from service.engines.torch.compiled.architectures.phimoe import assemble_phimoe
+from service.engines.torch.compiled.architectures.qwen3_next import assemble_qwen3_next
 from service.engines.torch.compiled.architectures.zamba2 import assemble_zamba2
 from service.engines.torch.compiled.blocks import Assembly
 
@@ -24,6 +26,7 @@ ASSEMBLERS: Final[Mapping[str, Callable[[PreTrainedModel, Assembly], None]]] = {
     "gemma3_text": assemble_gemma3,
     "granitemoehybrid": assemble_granite,
     "jamba": assemble_jamba,
+    "lfm2": assemble_lfm2,
     "llama": assemble_llama,
     "mamba": assemble_mamba,
     "mamba2": assemble_mamba2,
@@ -32,6 +35,8 @@ ASSEMBLERS: Final[Mapping[str, Callable[[PreTrainedModel, Assembly], None]]] = {
     "phimoe": assemble_phimoe,
     "qwen2": assemble_llama,
     "qwen3": assemble_llama,
+    "qwen3_5_text": assemble_qwen3_next,
+    "qwen3_next": assemble_qwen3_next,
     "zamba2": assemble_zamba2,
 }
 """By `model_type`: reads a network's weights, appends the instructions of its forward pass."""

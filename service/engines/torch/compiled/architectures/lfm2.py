@@ -1,0 +1,65 @@
+"""LFM2: short convolutions between two gates, and attention in some of the layers."""
+
+from typing import Any
+
+import torch
+
+from service.engines.torch.compiled.architectures.rotary_of import angles_of
+from service.engines.torch.compiled.blocks import Assembly
+from service.engines.torch.compiled.ops.convolution import convolution
+from service.engines.torch.compiled.ops.gates import Activation
+from service.engines.torch.compiled.ops.product import product
+from service.engines.torch.compiled.program import Buffer, Kind
+
+
+def assemble_lfm2(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transformers' modules
+    """LFM2."""
+    config, model = a.config, network.model
+    head = a.begin(model.embed_tokens, network.lm_head)
+    angles = angles_of(a.program, model.rotary_emb)
+    for layer in model.layers:
+        x = a.normed(layer.operator_norm.weight, config.norm_eps)
+        if layer.is_attention_layer:
+            _add_attention(a, x, layer.self_attn, angles)
+        else:
+            _add_convolution(a, x, layer.conv)
+        mlp = layer.feed_forward
+        x = a.normed(layer.ffn_norm.weight, config.norm_eps)
+        width = mlp.w1.out_features
+        a.add(a.gated_mlp(x, a.pack(mlp.w1, mlp.w3), width, Activation.SILU), a.pack(mlp.w2))
+    a.finish(model.embedding_norm.weight, config.norm_eps, head)
+
+
+def _add_attention(a: Assembly, x: Buffer, attention: Any, angles: Buffer) -> None:  # noqa: ANN401
+    config = a.config
+    heads = a.slots.attention(
+        config.num_attention_heads, config.num_key_value_heads, attention.head_dim
+    )
+    mixed = a.attention(
+        x,
+        a.pack(attention.q_proj, attention.k_proj, attention.v_proj),
+        heads,
+        angles=angles,
+        scale=attention.scaling,
+        q_norm=attention.q_layernorm.weight,
+        k_norm=attention.k_layernorm.weight,
+        eps=config.norm_eps,
+    )
+    a.add(mixed, a.pack(attention.out_proj))
+
+
+def _add_convolution(a: Assembly, x: Buffer, mixer: Any) -> None:  # noqa: ANN401
+    """`out_proj(c * convolution(b * x))`, where one product makes b, c and x."""
+    program, width = a.program, a.width
+    weight = mixer.conv.weight.squeeze(1)
+    both = a.project(x, a.pack(mixer.in_proj), "gates and inputs")
+    before, after = both.columns(0, width), both.columns(width, width)
+    inputs = program.buffer("inputs of convolution", width)
+    product(program, before, both.columns(2 * width, width), inputs, Kind.FLOAT32)
+    convolved = program.buffer("convolved", width)
+    with torch.inference_mode(mode=False):  # slots are cleared outside of it too
+        state = a.slots.convolution(weight.shape[0], weight.shape[1], weight.dtype)
+    convolution(program, inputs, convolved, weight, mixer.conv.bias, state, silu=False)
+    opened = program.operand_buffer("opened", width)
+    product(program, after, convolved, opened, program.kind)
+    a.add(opened, a.pack(mixer.out_proj))
