@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from transformers import PreTrainedModel
 
+from service.engines.torch.compiled.architectures.bamba import assemble_bamba
 from service.engines.torch.compiled.architectures.falcon_h1 import assemble_falcon_h1
 from service.engines.torch.compiled.architectures.gemma3 import assemble_gemma3
 from service.engines.torch.compiled.architectures.granite import assemble_granite
@@ -21,6 +22,7 @@ from service.engines.torch.compiled.architectures.zamba2 import assemble_zamba2
 from service.engines.torch.compiled.blocks import Assembly
 
 ASSEMBLERS: Final[Mapping[str, Callable[[PreTrainedModel, Assembly], None]]] = {
+    "bamba": assemble_bamba,
     "falcon_h1": assemble_falcon_h1,
     "falcon_mamba": assemble_mamba,
     "gemma3_text": assemble_gemma3,
