@@ -19,7 +19,7 @@ from service.core.chat import Sampling
 from service.engines.torch import sampling as module
 from service.engines.torch.sampling import Sampler, choose, score
 
-VOCABULARY = 700  # more than the candidates that are looked at first
+VOCABULARY = 1300  # more than the candidates that are looked at first
 DRAWS = 4000
 
 
@@ -101,6 +101,44 @@ def test_frequencies_follow_the_softmax():
     chi_square = ((frequencies(row) - expected) ** 2 / expected).sum()
 
     assert chi_square < 31.26  # 11 degrees of freedom
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.integers(1, 3), st.integers(1, 3000), st.floats(0, 1), st.integers(0, 100))
+def test_the_largest_of_a_row_are_those_of_topk(rows, vocabulary, share, seed):
+    """Any rows and counts, also where the vocabulary is no multiple of what shares a maximum."""
+    values = logits(rows=rows, seed=seed, vocabulary=vocabulary)
+    count = round(share**3 * vocabulary)
+    found, expected = module._largest(values, count), values.topk(count)
+
+    assert torch.equal(found[0], expected.values)
+    assert torch.equal(found[1], expected.indices)
+
+
+@pytest.mark.parametrize("vocabulary", [5, 128, 300, 1300])
+def test_a_draw_from_the_whole_vocabulary_has_its_share(vocabulary):
+    """Each token is drawn over its own share of the random numbers, in vocabularies of any size."""
+    row = logits(seed=9, scale=1.0, vocabulary=vocabulary)
+    row[0, 1::7] = -torch.inf
+    grid = [(i + 0.5) / 8000 for i in range(8000)]
+    each = sampler(temperature=0.8, vocabulary=vocabulary)
+    draws = iter(grid)
+    each.draw = lambda: next(draws)
+    drawn = torch.bincount(torch.tensor(chosen(row, *[each] * 8000)), minlength=vocabulary)
+    expected = (row[0] / 0.8).softmax(-1)
+
+    assert drawn[expected == 0].sum() == 0
+    assert (drawn / 8000 - expected).abs().max() < 2 / 8000 + 1e-5
+
+
+def test_a_token_is_counted_however_many_there_are():
+    """Counts grow with the tokens that came, and prompts count each of theirs once."""
+    counts = module.TokenCounts([7, 7, 3])
+    for token in [3, *range(100), 99]:
+        counts.add(token)
+    found = dict(zip(counts.ids.tolist(), counts.counts.tolist(), strict=True))
+
+    assert found == dict.fromkeys(range(100), 1.0) | {3: 3.0, 7: 2.0, 99: 2.0}
 
 
 def test_greedy_takes_the_maximum():
@@ -284,7 +322,7 @@ def test_candidates_are_enough_or_everything_is_looked_at():
     options = [{"top_p": 0.9}, {"min_p": 0.5}, {"top_k": 300, "top_p": 0.9}]
     quick = [chosen(row, sampler(seed=s, **each))[0] for s in seeds for each in options]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CANDIDATES", VOCABULARY)
+        patch.setattr(module, "CANDIDATES", ())
         whole = [chosen(row, sampler(seed=s, **each))[0] for s in seeds for each in options]
 
     assert quick == whole
