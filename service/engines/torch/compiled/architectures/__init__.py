@@ -48,4 +48,6 @@ def covered(config: Any) -> str | None:  # noqa: ANN401 - a transformers config
     """Why there is no program for a text config, None if there is one."""
     if config.model_type not in ASSEMBLERS:
         return f"there is no compiled program for {config.model_type}"
+    if getattr(config, "final_logit_softcapping", None):
+        return "there is no compiled kernel for final_logit_softcapping"
     return None
