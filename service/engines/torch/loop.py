@@ -15,6 +15,7 @@ from torch import Tensor
 
 from service.core.errors import EngineFailed, TriptychError
 from service.core.events import EngineEvent
+from service.engines.torch.heap import Heap
 from service.engines.torch.messages import (
     Events,
     FromHost,
@@ -55,6 +56,7 @@ class EngineLoop:
         self._events: list[tuple[str, EngineEvent]] = []
         self._memory_changed: set[str] = set()
         self._memory_reported_ns: dict[str, int] = {}
+        self._heap = Heap()
         self._stopping = False
 
     def __repr__(self) -> str:
@@ -89,7 +91,16 @@ class EngineLoop:
             while not self._stopping:
                 if not self.step() and not self._stopping:
                     self._report_memory(at_once=True)
-                    self._orders.get()()
+                    self._wait()
+
+    def _wait(self) -> None:
+        """Sleep until there is an order, and take it, or until there is memory to give back."""
+        try:
+            order = self._orders.get(timeout=self._heap.due_in_s)
+        except queue.Empty:
+            self._heap.tidy()
+        else:
+            order()
 
     def step(self) -> bool:
         """Take all orders, then run one step; False if there was none to run."""
@@ -110,6 +121,7 @@ class EngineLoop:
             self._emit(Events(tuple(self._events)))
             self._events.clear()
         self._report_memory()
+        self._heap.tidy()
         return True
 
     def _prefill(self, step: Prefill, begin_ns: int) -> None:
@@ -210,6 +222,8 @@ class EngineLoop:
         if sequence.slot is not None:
             self._models[sequence.model_id].release(sequence.slot)
             self._memory_changed.add(sequence.model_id)
+        if self._scheduler.idle(sequence.model_id):
+            self._heap.rests(sequence.model_id)
 
     def _add_model(self, model: SlotModel, chunk_tokens: int, max_itl_ms: float) -> None:
         model_id = model.resolved.id
@@ -230,6 +244,7 @@ class EngineLoop:
             self._scheduler.remove_model(model_id)
             self._memory_changed.discard(model_id)
             model.close()
+            self._heap.rests(model_id)
         self._emit(Unloaded(model_id))
 
     def _submit(self, sequence: Sequence) -> None:
@@ -240,6 +255,7 @@ class EngineLoop:
                 RequestFailed(request_id=sequence.request_id, code=error.code, message=str(error))
             )
             return
+        self._heap.works(sequence.model_id)
         scored = max(1, SCORED_LOGITS // model.vocabulary_tokens)
         self._sequences[sequence.request_id] = sequence
         self._scheduler.submit(
