@@ -20,7 +20,7 @@ from service.engines.torch.compiled.vectors import (
 )
 
 #: Channels that one thread convolves together.
-_CHANNELS: Final = 64
+_CHANNELS: Final = 128
 #: Tokens whose inputs are held at once, so that they stay in the nearest cache.
 _TOKENS: Final = 16
 
@@ -30,18 +30,18 @@ def _convolve(taps: int) -> Callable[..., Any]:
 
     @njit(fastmath=FAST, error_model="numpy")
     def remembered(state, half, window, count):
-        """Write the state, (count, taps), into the window, one row of 64 a tap."""
+        """Write the state, (count, taps), into the window, one row of 128 a tap."""
         rows = float32s(window)
         if half != 0:
             halves = uint16s(state)
             for c in range(count):
                 for k in range(taps):
-                    rows[k * 64 + c] = from_bf16(halves[c * taps + k])
+                    rows[k * 128 + c] = from_bf16(halves[c * taps + k])
         else:
             values = float32s(state)
             for c in range(count):
                 for k in range(taps):
-                    rows[k * 64 + c] = values[c * taps + k]
+                    rows[k * 128 + c] = values[c * taps + k]
 
     @njit(fastmath=FAST, error_model="numpy")
     def remember(state, half, window, count):
@@ -51,12 +51,12 @@ def _convolve(taps: int) -> Callable[..., Any]:
             halves = uint16s(state)
             for c in range(count):
                 for k in range(taps):
-                    halves[c * taps + k] = to_bf16(rows[k * 64 + c])
+                    halves[c * taps + k] = to_bf16(rows[k * 128 + c])
         else:
             values = float32s(state)
             for c in range(count):
                 for k in range(taps):
-                    values[c * taps + k] = rows[k * 64 + c]
+                    values[c * taps + k] = rows[k * 128 + c]
 
     @njit(fastmath=FAST, error_model="numpy")
     def take(x, half, row, count):
@@ -79,7 +79,7 @@ def _convolve(taps: int) -> Callable[..., Any]:
         for c in range(count):
             total = biases[c]
             for k in range(taps):
-                total += rows[k * 64 + c] * weights[k * channels + c]
+                total += rows[k * 128 + c] * weights[k * channels + c]
             target[c] = total
         if silu != 0:
             for c in range(count):
@@ -104,24 +104,24 @@ def _convolve(taps: int) -> Callable[..., Any]:
         count,
         window,
     ):
-        """`window` has room for rows of 64 inputs: those of the taps, then those of 16 tokens."""
+        """`window` has room for rows of 128 inputs: those of the taps, then those of 16 tokens."""
         remembered(state, half, window, count)
         done, taken = 0, 0
         while done < tokens:
             if done > 0:
                 for k in range(taps):
-                    take(window + (taken + k) * 256, 0, window + k * 256, count)
+                    take(window + (taken + k) * 512, 0, window + k * 512, count)
             taken = min(16, tokens - done)
             for token in range(taken):
-                row = window + (taps + token) * 256
+                row = window + (taps + token) * 512
                 take(x + (done + token) * x_stride, half, row, count)
             for token in range(taken):
                 target = out + (done + token) * out_stride
-                weigh(window + (token + 1) * 256, weight, channels, bias, target, silu, count)
+                weigh(window + (token + 1) * 512, weight, channels, bias, target, silu, count)
                 if operand != 0:
                     put_operand(kind, target, operand + (done + token) * operand_stride, count)
             done += taken
-        remember(state, half, window + taken * 256, count)
+        remember(state, half, window + taken * 512, count)
 
     return convolve
 
@@ -137,11 +137,11 @@ def _convolution(taps: int) -> Kernel:
         weight, bias, state, element, silu = p[6], p[7], p[8], p[9], p[10]
         operand, operand_stride, kind = p[11], p[12], p[13]
         firsts, slots = int64s(batch[5]), int64s(batch[6])
-        blocks = (channels + 63) // 64
+        blocks = (channels + 127) // 128
         items = batch[1] * blocks
         window = batch[16] + thread * batch[17]
         for item in range(items * thread // threads, items * (thread + 1) // threads):
-            segment, channel = item // blocks, item % blocks * 64
+            segment, channel = item // blocks, item % blocks * 128
             first = firsts[segment]
             wide = 2 if kind == 1 else 4
             convolve(
@@ -159,7 +159,7 @@ def _convolution(taps: int) -> Kernel:
                 state + (slots[segment] * channels + channel) * taps * element,
                 1 if element == 2 else 0,
                 silu,
-                min(64, channels - channel),
+                min(128, channels - channel),
                 window,
             )
 
