@@ -1,6 +1,7 @@
 """From a folder with `config.json` and safetensors to a model with slots."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +20,12 @@ from service.core.events import ModelBuild
 from service.engines.torch.compiled.architectures import covered
 from service.engines.torch.compiled.machine import KERNEL_PATH as COMPILED
 from service.engines.torch.compiled.model import CompiledModel
+from service.engines.torch.compiled.program import Uncompilable
 from service.engines.torch.eager.model import EagerModel
 from service.engines.torch.messages import KernelChoice, LoadProgress
 from service.engines.torch.model import SlotModel
+
+log = logging.getLogger(__name__)
 
 ENGINE_VERSION = f"torch {torch.__version__}, transformers {transformers.__version__}"
 #: transformers' modelling code, operator by operator.
@@ -42,33 +46,40 @@ def load(
     """
     check(resolved)
     try:
-        with _reported(resolved, progress):
-            network = _network(resolved)
-        progress(LoadProgress(model_id=resolved.id, stage="slots"))
-        missing = _why_not_compiled(network)
-        if kernels == "compiled" and missing:
-            raise ModelNotReady(
-                f"{resolved.id}: {missing}; the setting torch.kernels = \"auto\" or \"eager\" "
-                "runs transformers' own code instead"
-            )
-        if kernels == "eager":
-            missing = 'the setting torch.kernels is "eager"'
-        if resolved.quantization is not None and missing:
-            raise ModelNotReady(
-                f"{resolved.id}: {resolved.quantization} needs compiled programs, but {missing}; "
-                f"use {resolved.spec.id}"
-            )
-        if missing:
-            return EagerModel(network, resolved, _build(resolved, EAGER), slots=slots)
-        build = _build(resolved, COMPILED)
-        threads = torch.get_num_threads()
-        return CompiledModel(network, resolved, build, slots=slots, threads=threads)
+        return _load(resolved, slots, progress, kernels)
     except ModelNotReady:
         raise
     except Exception as error:  # other people's code on other people's files fails in any way
         raise ModelNotReady(
             f"{resolved.id}: {ENGINE_VERSION} cannot load or run this model: {error}"
         ) from error
+
+
+def _load(
+    resolved: ResolvedModel,
+    slots: int,
+    progress: Callable[[LoadProgress], None],
+    kernels: KernelChoice,
+) -> SlotModel:
+    with _reported(resolved, progress):
+        network = _network(resolved)
+    progress(LoadProgress(model_id=resolved.id, stage="slots"))
+    missing = 'torch.kernels is "eager"' if kernels == "eager" else _why_not_compiled(network)
+    if missing is None:
+        try:
+            build, threads = _build(resolved, COMPILED), torch.get_num_threads()
+            return CompiledModel(network, resolved, build, slots=slots, threads=threads)
+        except Uncompilable as error:
+            missing = str(error)
+            network = _network(resolved)  # a program takes the weights out as it grows
+    if kernels == "compiled" or resolved.quantization is not None:
+        wanted = resolved.quantization or 'the setting torch.kernels = "compiled"'
+        raise ModelNotReady(
+            f"{resolved.id}: {wanted} needs a compiled program, but {missing}; "
+            f'use {resolved.spec.id} with torch.kernels = "auto"'
+        )
+    log.warning("%s runs as transformers' own code: %s", resolved.id, missing)
+    return EagerModel(network, resolved, _build(resolved, EAGER), slots=slots)
 
 
 def check(resolved: ResolvedModel) -> None:

@@ -9,7 +9,7 @@ from service.engines.torch.compiled.blocks import Assembly
 from service.engines.torch.compiled.ops.convolution import convolution
 from service.engines.torch.compiled.ops.gated_norm import gated_norm
 from service.engines.torch.compiled.ops.ssd import ssd
-from service.engines.torch.compiled.program import Buffer
+from service.engines.torch.compiled.program import Buffer, Uncompilable
 
 
 class Multipliers(NamedTuple):
@@ -40,7 +40,7 @@ def add_mamba2(
     gate and the time step.
     """
     if mixer.activation not in ("silu", "swish"):
-        raise ValueError(f"a mixer whose activation is {mixer.activation}")
+        raise Uncompilable(f"a mixer whose activation is {mixer.activation}")
     heads, size, state_size = mixer.num_heads, mixer.head_dim, mixer.ssm_state_size
     width, shared = heads * size, mixer.n_groups * state_size
     channels = width + 2 * shared

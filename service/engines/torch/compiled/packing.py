@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import torch
 from torch.nn import functional
 
-from service.engines.torch.compiled.program import Kind, Program, aligned_bytes
+from service.engines.torch.compiled.program import Kind, Program, Uncompilable, aligned_bytes
 from service.engines.torch.compiled.tiles import GROUP, LANES
 
 _INTERLEAVED: Final = 4
@@ -49,13 +49,13 @@ def pack(
 ) -> Packed:
     """Pack matrices (outputs, inputs) one below the other; never as int8 if `exact`.
 
-    Raises ValueError if there are bfloat16 matrices with an odd number of inputs.
+    Raises Uncompilable if there are bfloat16 matrices with an odd number of inputs.
     """
     kind = program.kind if exact else program.matrices
     weight = torch.cat([matrix.detach() for matrix in weights])
     outputs, inputs = weight.shape
     if kind is Kind.BFLOAT16 and inputs % 2:
-        raise ValueError(f"{inputs} inputs are not pairs")
+        raise Uncompilable(f"{inputs} inputs are not pairs")
     padded = -(-outputs // LANES) * LANES
     bias = None
     if any(one is not None for one in biases):

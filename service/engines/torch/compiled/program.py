@@ -22,6 +22,10 @@ from service.engines.torch.compiled.vectors import FAST
 _ALIGNMENT: Final = 64
 
 
+class Uncompilable(ValueError):
+    """A shape or function that no kernel has; transformers' own code may still run the model."""
+
+
 class Kind(IntEnum):
     """How the operands of a matrix product are stored."""
 

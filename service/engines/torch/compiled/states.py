@@ -163,12 +163,12 @@ class Slots:
 
     def convolution(self, channels: int, width: int, dtype: torch.dtype) -> torch.Tensor:
         """A state (slots, channels, width): a causal convolution's last inputs, newest last."""
-        self._convolutions.append(torch.zeros(self.total, channels, width, dtype=dtype))
+        self._convolutions.append(self._zeros(channels, width, dtype=dtype))
         return self._convolutions[-1]
 
     def recurrent(self, *shape: int) -> torch.Tensor:
         """A float32 state (slots, *shape)."""
-        self._recurrent.append(torch.zeros(self.total, *shape, dtype=torch.float32))
+        self._recurrent.append(self._zeros(*shape, dtype=torch.float32))
         return self._recurrent[-1]
 
     def take(self) -> int | None:
@@ -253,6 +253,11 @@ class Slots:
             else:
                 for state in (*self._convolutions, *self._recurrent):
                     state[slot] = torch.nan
+
+    def _zeros(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
+        # Slots are cleared outside of inference mode too, where its tensors are read-only.
+        with torch.inference_mode(mode=False):
+            return torch.zeros(self.total, *shape, dtype=dtype)
 
     def _forget(self, slot: int) -> None:
         self.lengths[slot] = 0

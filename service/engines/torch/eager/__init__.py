@@ -1,1 +1,1 @@
-"""transformers' own modelling code on a slot cache: on GPUs, and where no program covers a model."""
+"""transformers' own modelling code on a slot cache: on GPUs, and for models without a program."""

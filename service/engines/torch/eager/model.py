@@ -11,8 +11,8 @@ from model_registry.spec import ResolvedModel
 from service.core.events import ModelBuild, ModelMemory, StateBytes
 from service.engines.torch.eager import attention
 from service.engines.torch.eager.continuation import repair_continuation
-from service.engines.torch.rope import long_rope
 from service.engines.torch.eager.slots import Slots
+from service.engines.torch.rope import long_rope
 
 
 class EagerModel:

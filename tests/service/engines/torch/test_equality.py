@@ -1,6 +1,5 @@
 """Every architecture type in slots against transformers' own generate, token by token."""
 
-import math
 from collections.abc import Iterator
 
 import oracle

@@ -116,7 +116,7 @@ def test_a_quantization_without_kernels_is_refused_by_name(tiny_folder):
 
 def test_int8_without_a_program_is_refused_with_the_reason(tiny_folder):
     """Only compiled programs have int8 matrices: transformers' own code would serve plain ones."""
-    with pytest.raises(ModelNotReady, match='torch.kernels is "eager"; use tiny-llama'):
+    with pytest.raises(ModelNotReady, match=r'torch\.kernels is "eager"; use tiny-llama'):
         load(
             quantized(tiny_folder("llama"), "int8"),
             slots=1,

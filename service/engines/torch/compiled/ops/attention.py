@@ -14,7 +14,14 @@ from numba import njit, types
 
 from service.engines.torch.compiled.ops.norms import rms_norm_row
 from service.engines.torch.compiled.ops.operand import put_operand
-from service.engines.torch.compiled.program import Buffer, Field, Kernel, Program, bits
+from service.engines.torch.compiled.program import (
+    Buffer,
+    Field,
+    Kernel,
+    Program,
+    Uncompilable,
+    bits,
+)
 from service.engines.torch.compiled.tiles import LANES, multiply
 from service.engines.torch.compiled.vectors import (
     FAST,
@@ -417,7 +424,7 @@ def attend(
     `gates` are (tokens, query heads * head size), whose logistic function opens the result.
     """
     if heads.size % 2:
-        raise ValueError(f"a head size of {heads.size} is odd")
+        raise Uncompilable(f"a head size of {heads.size} is odd")
     room, rows = heads.value_size, QUERY_TOKENS * heads.shared
     parts = program.buffer("attention parts", heads.queries * (room + 2))
     out = program.operand_buffer("attended", heads.queries * heads.size)

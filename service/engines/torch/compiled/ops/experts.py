@@ -15,7 +15,7 @@ from numba import njit, types
 from service.engines.torch.compiled.ops.linear import multiply_panels
 from service.engines.torch.compiled.ops.operand import put_operand, quantized
 from service.engines.torch.compiled.packing import Packed
-from service.engines.torch.compiled.program import Buffer, Kernel, Program, bits
+from service.engines.torch.compiled.program import Buffer, Kernel, Program, Uncompilable, bits
 from service.engines.torch.compiled.vectors import (
     FAST,
     exp,
@@ -190,7 +190,7 @@ def route(program: Program, logits: Buffer, routing: Routing) -> Routed:
     """Choose the experts of each token by its router's float32 logits."""
     experts, wanted = routing.experts, routing.top_k
     if routing.scoring is Scoring.SPARSE_MIXER and wanted != 2:
-        raise ValueError(f"the sparse mixer chooses 2 experts, not {wanted}")
+        raise Uncompilable(f"the sparse mixer chooses 2 experts, not {wanted}")
     routed = Routed(
         routing,
         program.buffer("chosen experts", wanted, element_bytes=8),
@@ -332,7 +332,7 @@ def expert_linear(
     """`out = x @ weight.T * scale`, each row of `x` with the matrix of its expert."""
     one = weights[0]
     if any(weight.bias for weight in weights):
-        raise ValueError("experts' products add no biases")
+        raise Uncompilable("experts' products add no biases")
     assert len(weights) == routed.routing.experts
     assert x.width == one.inputs
     assert out.stride >= one.outputs * 4

@@ -5,7 +5,7 @@ from enum import IntEnum
 from numba import njit, types
 
 from service.engines.torch.compiled.ops.operand import put_operand
-from service.engines.torch.compiled.program import Buffer, Kernel, Program
+from service.engines.torch.compiled.program import Buffer, Kernel, Program, Uncompilable
 from service.engines.torch.compiled.vectors import FAST, float32s, int64s, sigmoid
 
 
@@ -17,14 +17,19 @@ class Activation(IntEnum):
     RELU_SQUARED = 2
 
 
+_NAMED = {
+    "silu": Activation.SILU,
+    "swish": Activation.SILU,
+    "gelu_pytorch_tanh": Activation.GELU_TANH,
+    "relu2": Activation.RELU_SQUARED,
+}
+
+
 def activation_named(name: str) -> Activation:
-    """By the name in a config. Raises KeyError if there is no kernel for it."""
-    return {
-        "silu": Activation.SILU,
-        "swish": Activation.SILU,
-        "gelu_pytorch_tanh": Activation.GELU_TANH,
-        "relu2": Activation.RELU_SQUARED,
-    }[name]
+    """By the name in a config. Raises Uncompilable if there is no kernel for it."""
+    if name not in _NAMED:
+        raise Uncompilable(f"there is no compiled kernel for the activation {name}")
+    return _NAMED[name]
 
 
 @njit(fastmath=FAST, error_model="numpy")

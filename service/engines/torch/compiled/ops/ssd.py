@@ -15,7 +15,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from service.engines.torch.compiled.program import Buffer, Kernel, Program, bits
+from service.engines.torch.compiled.program import Buffer, Kernel, Program, Uncompilable, bits
 from service.engines.torch.compiled.tiles import LANES
 from service.engines.torch.compiled.vectors import FAST, exp, float32s, int64s, number
 
@@ -263,11 +263,11 @@ def ssd(
     `dt * dt_scale + dt_bias`, and within `dt_limit` while a prompt is read: transformers does not
     limit it where it advances by one token.
 
-    Raises ValueError if N is not a multiple of 16.
+    Raises Uncompilable if N is not a multiple of 16.
     """
     _, heads, size, width = state.shape
     if width % LANES:
-        raise ValueError(f"a state size of {width} is not a multiple of {LANES}")
+        raise Uncompilable(f"a state size of {width} is not a multiple of {LANES}")
     assert x.width == out.width == heads * size
     assert b.width == c.width
     program.scratch(2 * _TOKENS * 4 + size * 4)
