@@ -19,4 +19,3 @@ def use_cache() -> None:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     root = Path(os.environ.get("NUMBA_CACHE_DIR") or home / "triptych" / "kernels")
     numba.config.CACHE_DIR = str(root / digest.hexdigest()[:16])  # type: ignore[attr-defined]
-

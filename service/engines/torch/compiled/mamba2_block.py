@@ -45,10 +45,8 @@ def add_mamba2(
     width, shared = heads * size, mixer.n_groups * state_size
     channels = width + 2 * shared
     taps, dtype = mixer.conv1d.weight.shape[-1], mixer.conv1d.weight.dtype
-    # States outlive the assembly, and are cleared where inference mode is not on.
-    with torch.inference_mode(mode=False):
-        inputs = a.slots.convolution(channels, taps, dtype)
-        state = a.slots.recurrent(heads, size, state_size)
+    inputs = a.slots.convolution(channels, taps, dtype)
+    state = a.slots.recurrent(heads, size, state_size)
     projected = a.project(
         x, a.pack(mixer.in_proj), "gate, x, B, C and dt", scale=multipliers.inputs
     )

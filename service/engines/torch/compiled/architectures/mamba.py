@@ -10,7 +10,7 @@ from service.engines.torch.compiled.ops.convolution import convolution
 from service.engines.torch.compiled.ops.gates import Activation, activation_named
 from service.engines.torch.compiled.ops.selective_scan import Norms, select, selective_scan
 from service.engines.torch.compiled.packing import pack
-from service.engines.torch.compiled.program import Buffer, Kind
+from service.engines.torch.compiled.program import Buffer, Kind, Uncompilable
 
 
 def assemble_mamba(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transformers' modules
@@ -33,17 +33,16 @@ def add_mixer(
 ) -> None:
     """Add a Mamba-1 mixer's output to the stream.
 
-    Raises ValueError if its activation is not the scan's.
+    Raises Uncompilable if its activation is not the scan's.
     """
     program, rank = a.program, mixer.time_step_rank
     channels, states = mixer.A_log.shape
     if activation_named(mixer.activation) is not Activation.SILU:
-        raise ValueError(f"a selective scan opened by {mixer.activation}")
+        raise Uncompilable(f"a selective scan opened by {mixer.activation}")
     both = a.project(x, a.pack(mixer.in_proj), "hidden and gate")
     weight = mixer.conv1d.weight.squeeze(1)
-    with torch.inference_mode(mode=False):  # slots are cleared outside of it too
-        inputs = a.slots.convolution(channels, weight.shape[1], program.kind.dtype)
-        state = a.slots.recurrent(channels, states)
+    inputs = a.slots.convolution(channels, weight.shape[1], program.kind.dtype)
+    state = a.slots.recurrent(channels, states)
     hidden = program.buffer("convolved", channels)
     rounded = None
     if program.kind is Kind.BFLOAT16:

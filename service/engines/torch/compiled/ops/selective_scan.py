@@ -9,7 +9,7 @@ from numba import njit
 from service.engines.torch.compiled.ops.norms import rms_norm_row
 from service.engines.torch.compiled.ops.operand import put_operand
 from service.engines.torch.compiled.ops.selective_step import step, turn
-from service.engines.torch.compiled.program import Buffer, Kernel, Kind, Program, bits
+from service.engines.torch.compiled.program import Buffer, Kernel, Program, Uncompilable, bits
 from service.engines.torch.compiled.tiles import LANES
 from service.engines.torch.compiled.vectors import FAST, float32s, int64s, number
 
@@ -109,53 +109,107 @@ def _turned_back(source, target, states):
                 values[c * states + n] = lanes[n * 16 + c]
 
 
-def _scan(advance, wide):
-    def scan(address, thread, threads):
-        p = int64s(address)
-        batch = int64s(p[0])
-        hidden, hidden_stride, delta, delta_stride = p[1], p[2], p[3], p[4]
-        gate, gate_stride = p[5], p[6]
-        selected, selected_stride, channels, states = p[7], p[8], p[9], p[10]
-        bias, skip, decay, state, out, out_stride = p[11], p[12], p[13], p[14], p[15], p[16]
-        firsts, slots = int64s(batch[5]), int64s(batch[6])
-        scratch = batch[16] + thread * batch[17]
-        blocks = (channels + 63) // 64
-        items = batch[1] * blocks
-        for item in range(items * thread // threads, items * (thread + 1) // threads):
-            segment, begin = item // blocks, item % blocks * 64
-            end = min(begin + 64, channels)
-            kept = state + slots[segment] * channels * states * 4
+_half_step = step(half=True)
+_float32_step = step(half=False)
+
+
+@njit
+def _advance(
+    kind,
+    hidden,
+    hidden_stride,
+    delta,
+    delta_stride,
+    gate,
+    gate_stride,
+    bias,
+    skip,
+    decay,
+    state,
+    inputs,
+    outputs,
+    states,
+    out,
+):
+    """A step of 16 channels; the kind of its result is an operand, as in `multiply`."""
+    if kind == 1:
+        _half_step(
+            hidden,
+            hidden_stride,
+            delta,
+            delta_stride,
+            gate,
+            gate_stride,
+            bias,
+            skip,
+            decay,
+            state,
+            inputs,
+            outputs,
+            states,
+            out,
+        )
+    else:
+        _float32_step(
+            hidden,
+            hidden_stride,
+            delta,
+            delta_stride,
+            gate,
+            gate_stride,
+            bias,
+            skip,
+            decay,
+            state,
+            inputs,
+            outputs,
+            states,
+            out,
+        )
+
+
+@Kernel
+def _scan(address, thread, threads):
+    p = int64s(address)
+    batch = int64s(p[0])
+    hidden, hidden_stride, delta, delta_stride = p[1], p[2], p[3], p[4]
+    gate, gate_stride = p[5], p[6]
+    selected, selected_stride, channels, states = p[7], p[8], p[9], p[10]
+    bias, skip, decay, state, out, out_stride = p[11], p[12], p[13], p[14], p[15], p[16]
+    kind = p[17]
+    wide = 2 if kind == 1 else 4
+    firsts, slots = int64s(batch[5]), int64s(batch[6])
+    scratch = batch[16] + thread * batch[17]
+    blocks = (channels + 63) // 64
+    items = batch[1] * blocks
+    for item in range(items * thread // threads, items * (thread + 1) // threads):
+        segment, begin = item // blocks, item % blocks * 64
+        end = min(begin + 64, channels)
+        kept = state + slots[segment] * channels * states * 4
+        for c in range(begin, end, 16):
+            _turned(kept + c * states * 4, scratch + (c - begin) * states * 4, states)
+        for token in range(firsts[segment], firsts[segment + 1]):
+            inputs = selected + token * selected_stride
             for c in range(begin, end, 16):
-                _turned(kept + c * states * 4, scratch + (c - begin) * states * 4, states)
-            for token in range(firsts[segment], firsts[segment + 1]):
-                inputs = selected + token * selected_stride
-                for c in range(begin, end, 16):
-                    advance(
-                        hidden + token * hidden_stride + c * 4,
-                        hidden_stride,
-                        delta + token * delta_stride + c * 4,
-                        delta_stride,
-                        gate + token * gate_stride + c * 4,
-                        gate_stride,
-                        bias + c * 4,
-                        skip + c * 4,
-                        decay + c * states * 4,
-                        scratch + (c - begin) * states * 4,
-                        inputs,
-                        inputs + states * 4,
-                        states,
-                        out + token * out_stride + c * wide,
-                    )
-            for c in range(begin, end, 16):
-                _turned_back(scratch + (c - begin) * states * 4, kept + c * states * 4, states)
-
-    return scan
-
-
-_SCANS = {
-    Kind.BFLOAT16: Kernel(_scan(step(half=True), 2)),
-    Kind.FLOAT32: Kernel(_scan(step(half=False), 4)),
-}
+                _advance(
+                    kind,
+                    hidden + token * hidden_stride + c * 4,
+                    hidden_stride,
+                    delta + token * delta_stride + c * 4,
+                    delta_stride,
+                    gate + token * gate_stride + c * 4,
+                    gate_stride,
+                    bias + c * 4,
+                    skip + c * 4,
+                    decay + c * states * 4,
+                    scratch + (c - begin) * states * 4,
+                    inputs,
+                    inputs + states * 4,
+                    states,
+                    out + token * out_stride + c * wide,
+                )
+        for c in range(begin, end, 16):
+            _turned_back(scratch + (c - begin) * states * 4, kept + c * states * 4, states)
 
 
 def selective_scan(
@@ -174,18 +228,18 @@ def selective_scan(
 
     Of each channel, `state = exp(softplus(delta + bias) * decay) * state + softplus(…) * hidden *
     B`. `decay` (A) is (channels, states), `delta_bias` and `skip` (D) are (channels,), `state` is
-    (slots, channels, states). Raises ValueError if the channels are not whole vectors of 16.
+    (slots, channels, states). Raises Uncompilable if the channels are not whole vectors of 16.
     """
     channels, states = decay.shape
     if channels % LANES:
-        raise ValueError(f"{channels} channels are not whole vectors of {LANES}")
+        raise Uncompilable(f"{channels} channels are not whole vectors of {LANES}")
     assert state.shape[1:] == decay.shape
     assert selected.outputs.address == selected.inputs.address + states * 4
     out = program.operand_buffer("scanned", channels)
     program.scratch(_CHANNELS * states * 4)
     powers = decay.double() * math.log2(math.e)
     program.add(
-        _SCANS[program.kind],
+        _scan,
         hidden.address,
         hidden.stride,
         delta.address,
@@ -202,5 +256,6 @@ def selective_scan(
         state.data_ptr(),
         out.address,
         out.stride,
+        program.kind,
     )
     return out
