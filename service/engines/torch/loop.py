@@ -57,6 +57,8 @@ class EngineLoop:
         self._memory_changed: set[str] = set()
         self._memory_reported_ns: dict[str, int] = {}
         self._heap = Heap()
+        self._rested = True
+        """Whether there was nothing to do before this step: its memory is reported at once."""
         self._stopping = False
 
     def __repr__(self) -> str:
@@ -91,6 +93,7 @@ class EngineLoop:
             while not self._stopping:
                 if not self.step() and not self._stopping:
                     self._report_memory(at_once=True)
+                    self._rested = True
                     self._wait()
 
     def _wait(self) -> None:
@@ -120,7 +123,8 @@ class EngineLoop:
         if self._events:
             self._emit(Events(tuple(self._events)))
             self._events.clear()
-        self._report_memory()
+        self._report_memory(at_once=self._rested)
+        self._rested = False
         self._heap.tidy()
         return True
 
@@ -273,7 +277,7 @@ class EngineLoop:
     def _stop(self) -> None:
         self._stopping = True
 
-    def _report_memory(self, *, at_once: bool = False) -> None:
+    def _report_memory(self, *, at_once: bool) -> None:
         now_ns = time.monotonic_ns()
         for model_id in list(self._memory_changed):
             reported_ns = self._memory_reported_ns.get(model_id, 0)

@@ -493,6 +493,30 @@ def test_one_frame_carries_a_step(open_bench, llama):
     bench.drain()
 
 
+def test_memory_is_reported_when_work_begins_and_ends(open_bench, llama):
+    """However short an answer is, and however soon after the last, its slot is seen taken."""
+    used, idle = [], threading.Semaphore(0)
+
+    def emit(frame):
+        if isinstance(frame, MemoryReport):
+            used.append(frame.memory.slots_used)
+            if not used[-1]:
+                idle.release()
+
+    bench = open_bench(llama)
+    bench.loop = EngineLoop(emit)
+    bench.loop.add_model(llama, chunk_tokens=8)
+    thread = threading.Thread(target=bench.loop.run)
+    thread.start()
+    for name in ("b", "c", "d"):
+        bench.submit(name, max_tokens=2)
+        assert idle.acquire(timeout=20)
+    bench.loop.stop()
+    thread.join(5)
+
+    assert used == [1, 0] * 3
+
+
 def test_the_thread_sleeps_wakes_reports_and_stops(open_bench, llama):
     """Run in a thread: an idle loop takes a request, reports free memory, and ends when told."""
     done = threading.Event()
