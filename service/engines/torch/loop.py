@@ -288,12 +288,13 @@ class EngineLoop:
 
     def _memory_report(self, model_id: str) -> MemoryReport:
         pace = self._scheduler.pace(model_id)
+        requests = pace.decode.mean_size
         return MemoryReport(
             model_id,
             self._models[model_id].memory(),
             StepTimes(
                 decode_step_ns=_rounded(pace.decode.mean_duration_ns),
-                decode_step_requests=pace.decode.mean_size,
+                decode_step_requests=None if requests is None else round(requests, 2),
                 prefill_token_ns=_rounded(pace.prefill.mean_unit_ns),
             ),
         )
