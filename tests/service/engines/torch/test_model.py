@@ -8,6 +8,7 @@ import tiny_models
 import torch
 
 import model_registry.reference
+from service.engines.torch.compiled.machine import KERNEL_PATH
 from service.engines.torch.loading import load
 
 TRIO = Path(model_registry.reference.__file__).parent / "weights"
@@ -90,16 +91,15 @@ def test_tied_weights_count_once(tmp_path, monkeypatch):
     assert sizes[False] - sizes[True] == 128 * 64 * 4
 
 
-def test_the_build_says_what_answers(tiny_model):
+@pytest.mark.parametrize(
+    ("kernels", "path"), [("eager", "transformers-eager"), ("compiled", KERNEL_PATH)]
+)
+def test_the_build_says_what_answers(tiny_model, kernels, path):
     """Comparisons over time need type, versions, device and kernels."""
-    build = tiny_model("llama", "bfloat16").build
+    build = tiny_model("llama", "bfloat16", kernels=kernels).build
 
     assert build.engine_version.startswith(f"torch {torch.__version__}, transformers ")
-    assert (build.dtype, build.device, build.kernel_path) == (
-        "bfloat16",
-        "cpu",
-        "transformers-eager",
-    )
+    assert (build.dtype, build.device, build.kernel_path) == ("bfloat16", "cpu", path)
 
 
 def test_a_longer_neighbour_changes_no_bit(tiny_model):
