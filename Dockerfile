@@ -23,8 +23,7 @@ RUN useradd --create-home --uid 10001 triptych && install -d -o triptych -g trip
 COPY --from=build /opt/triptych /opt/triptych
 ENV PATH="/opt/triptych/bin:${PATH}" \
     PYTHONUNBUFFERED=1 \
-    HF_HUB_OFFLINE=1 \
-    OMP_WAIT_POLICY=PASSIVE
+    HF_HUB_OFFLINE=1
 USER triptych
 WORKDIR /data
 VOLUME /data

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numba
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -27,7 +28,10 @@ from service.engines.torch.model import SlotModel
 
 log = logging.getLogger(__name__)
 
-ENGINE_VERSION = f"torch {torch.__version__}, transformers {transformers.__version__}"
+ENGINE_VERSION = (
+    f"torch {torch.__version__}, transformers {transformers.__version__}, "
+    f"numba {numba.__version__}"
+)
 #: transformers' modelling code, operator by operator.
 EAGER = "transformers-eager"
 
