@@ -16,7 +16,7 @@ from service.engines import host_process
 
 HERE: Final = Path(__file__).parent
 #: Read by OpenMP: every engine gets its own and none of the shell's.
-THREAD_VARIABLES: Final = ("OMP_", "GOMP_", "KMP_", "MKL_", "MALLOC_")
+THREAD_VARIABLES: Final = ("OMP_", "GOMP_", "KMP_", "MKL_", "MALLOC_", "THP_")
 
 
 class Contestant(NamedTuple):

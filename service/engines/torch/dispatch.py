@@ -8,10 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from msgspec import Struct
 
 from service.core.errors import EngineFailed, ModelNotReady, TriptychError
 from service.engines.limits import check_tokens
+from service.engines.torch.compiled.team import compute_alone
 from service.engines.torch.loading import load
 from service.engines.torch.loop import EngineLoop
 from service.engines.torch.messages import (
@@ -66,7 +68,10 @@ class Dispatch:
         self._preparing: dict[str, asyncio.Task[None]] = {}
         self._calls: set[asyncio.Task[None]] = set()
         self._text = ThreadPoolExecutor(2, thread_name_prefix="text")
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._threads = torch.get_num_threads()
+        self._loader = ThreadPoolExecutor(
+            1, thread_name_prefix="loader", initializer=compute_alone
+        )
         self._librarian = asyncio.ensure_future(self._load_in_turn())
 
     def handle(self, message: ToHost) -> None:
@@ -173,7 +178,14 @@ class Dispatch:
         model = order.model
         self._send(LoadProgress(model_id=model.id, stage="tokenizer"))
         codec = TextCodec.open(Path(model.path), model.spec.chat_template)
-        return codec, load(model, slots=order.slots, progress=self._send, kernels=order.kernels)
+        loaded = load(
+            model,
+            slots=order.slots,
+            progress=self._send,
+            kernels=order.kernels,
+            threads=self._threads,
+        )
+        return codec, loaded
 
 
 async def _run_in(executor: ThreadPoolExecutor, call: Callable[[], Result]) -> Result:

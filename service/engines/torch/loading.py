@@ -42,15 +42,18 @@ def load(
     slots: int,
     progress: Callable[[LoadProgress], None],
     kernels: KernelChoice = "auto",
+    threads: int | None = None,
 ) -> SlotModel:
     """Load a model. Raises ModelNotReady with the reason and the fix.
 
     `kernels` chooses between our compiled programs and transformers' own code; "auto" compiles
-    wherever there is a program for the model.
+    wherever there is a program for the model. `threads` is how many the engine's thread computes
+    with, by default as many as this one.
     """
     check(resolved)
     try:
-        return _load(resolved, slots, progress, kernels)
+        threads = threads or torch.get_num_threads()
+        return _load(resolved, slots, progress, kernels, threads)
     except ModelNotReady:
         raise
     except Exception as error:  # other people's code on other people's files fails in any way
@@ -64,6 +67,7 @@ def _load(
     slots: int,
     progress: Callable[[LoadProgress], None],
     kernels: KernelChoice,
+    threads: int,
 ) -> SlotModel:
     with _reported(resolved, progress):
         network = _network(resolved)
@@ -71,7 +75,7 @@ def _load(
     missing = 'torch.kernels is "eager"' if kernels == "eager" else _why_not_compiled(network)
     if missing is None:
         try:
-            build, threads = _build(resolved, COMPILED), torch.get_num_threads()
+            build = _build(resolved, COMPILED)
             return CompiledModel(network, resolved, build, slots=slots, threads=threads)
         except Uncompilable as error:
             missing = str(error)

@@ -70,7 +70,9 @@ class CompiledModel:
         }
         for field, array in self._arrays.items():
             self._program.head[field] = array.ctypes.data
+        self._alone = True
         self._try_out()
+        self._alone = False
 
     def take(self) -> int | None:
         """A free slot, its state cleared; None if all are taken."""
@@ -153,7 +155,10 @@ class CompiledModel:
         self._slots.poison()
 
     def _try_out(self) -> None:
-        """Begin, continue and step a sequence, so that what cannot run fails at load."""
+        """Begin, continue and step a sequence, so that what cannot run fails at load.
+
+        Alone, because the thread that loads is not the engine's: see `compute_alone`.
+        """
         slot = self.take()
         assert slot is not None
         self.prefill(slot, [0, 0])
@@ -201,6 +206,6 @@ class CompiledModel:
         head[Field.BLOCKS] = len(blocks)
         # A prefill has queries enough for every thread.
         head[Field.SPLITS] = splits if splits * total <= self._pass_tokens // 4 else 1
-        self._program.run()
+        self._program.run(alone=self._alone)
         self._slots.advance(list(slots), counts)
         return logits[:, : self.vocabulary_tokens]

@@ -188,10 +188,10 @@ class Program:
         self.head[Field.SCRATCH_BYTES] = max(self._scratch_bytes, _ALIGNMENT)
         self._instructions = Instructions(self._kernels, self._operands, threads=self.threads)
 
-    def run(self) -> None:
-        """Advance the batch that the head describes."""
+    def run(self, *, alone: bool = False) -> None:
+        """Advance the batch that the head describes, `alone` on this thread."""
         assert self._instructions is not None
-        self._instructions.run()
+        self._instructions.run(alone=alone)
 
     @property
     def workspace_bytes(self) -> int:

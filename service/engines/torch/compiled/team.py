@@ -16,9 +16,24 @@ from service.engines.torch.compiled.vectors import int64s
 #: What a kernel is to the machine: (address of its operands, thread, threads).
 KERNEL: Final = types.void(types.int64, types.int64, types.int64)
 
+#: Where the head of a list of instructions says how many threads run it.
+_THREADS: Final = 1
+
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 
+def compute_alone() -> None:
+    """Let the calling thread compute without a team.
+
+    OpenMP keeps a team for every thread that ever had one and, once there are more threads than
+    cores, lets all of them sleep at every barrier: a model then decodes at half its speed. So only
+    the engine's thread has a team.
+    """
+    torch.get_num_threads()  # torch sets a thread's number when it is first asked for it
+    _library().omp_set_num_threads(1)
+
+
+@cache
 def _library() -> ctypes.CDLL:
     """The OpenMP library that torch computes with. Raises OSError if there is none to share."""
     bundled = sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*"))
@@ -96,6 +111,8 @@ class Instructions:
         )
         self._head_address = self._head.ctypes.data
 
-    def run(self) -> None:
-        """Run all of them; the interpreter's lock is free meanwhile."""
-        self._launch(self._run, self._head_address, self._threads, 0)
+    def run(self, *, alone: bool = False) -> None:
+        """Run all of them, `alone` on this thread; the interpreter's lock is free meanwhile."""
+        threads = 1 if alone else self._threads
+        self._head[_THREADS] = threads
+        self._launch(self._run, self._head_address, threads, 0)
