@@ -69,9 +69,7 @@ class Dispatch:
         self._calls: set[asyncio.Task[None]] = set()
         self._text = ThreadPoolExecutor(2, thread_name_prefix="text")
         self._threads = torch.get_num_threads()
-        self._loader = ThreadPoolExecutor(
-            1, thread_name_prefix="loader", initializer=compute_alone
-        )
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader", initializer=compute_alone)
         self._librarian = asyncio.ensure_future(self._load_in_turn())
 
     def handle(self, message: ToHost) -> None:

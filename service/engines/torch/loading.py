@@ -29,8 +29,7 @@ from service.engines.torch.model import SlotModel
 log = logging.getLogger(__name__)
 
 ENGINE_VERSION = (
-    f"torch {torch.__version__}, transformers {transformers.__version__}, "
-    f"numba {numba.__version__}"
+    f"torch {torch.__version__}, transformers {transformers.__version__}, numba {numba.__version__}"
 )
 #: transformers' modelling code, operator by operator.
 EAGER = "transformers-eager"

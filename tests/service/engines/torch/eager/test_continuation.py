@@ -39,7 +39,7 @@ def test_other_models_keep_transformers_scan(tiny_model):
 
 def test_a_hand_over_stays_in_its_thread(tiny_model):
     """A thread that loads a Mamba does not see the state of one that is being served."""
-    tiny_model("mamba")
+    tiny_model("mamba", kernels="eager")
     scan = modeling_mamba.mamba_selective_scan
     scan._handed.over = torch.zeros(1)
     seen = []
