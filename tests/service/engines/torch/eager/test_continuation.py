@@ -22,7 +22,7 @@ def test_other_models_keep_transformers_scan(tiny_model):
     That includes the state that restarts at zero: if this fails because the pieces now agree,
     transformers has repaired the scan and `_scan_from_state` can go.
     """
-    model = tiny_model("mamba")
+    model = tiny_model("mamba", kernels="eager")
     network = tiny_models.network("mamba")
     ids = torch.arange(3, 20)[None]
 
