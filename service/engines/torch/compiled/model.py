@@ -173,6 +173,10 @@ class CompiledModel:
         every_logit: bool = False,
     ) -> torch.Tensor:
         """Advance slots by their tokens; float32 logits of the last or of every token."""
+        largest = max(map(max, token_ids))
+        if largest >= self.vocabulary_tokens or min(map(min, token_ids)) < 0:
+            # Kernels read where an id points to: beyond the embeddings the process would die.
+            raise IndexError(f"token {largest} is not one of {self.vocabulary_tokens}")
         counts = [len(ids) for ids in token_ids]
         total = sum(counts)
         self._slots.reserve(list(slots), counts)

@@ -126,3 +126,14 @@ def test_reference_models_equal_generate(name):
 
     for found, answer in zip(oracle.crowded(model, expected, seed=4), expected, strict=True):
         oracle.assert_same(found, answer)
+
+
+@pytest.mark.parametrize("kernels", ["eager", "compiled"])
+@pytest.mark.parametrize("token", [128, 10**12, -1])
+def test_a_token_beyond_the_vocabulary_fails_its_request(tiny_model, kernels, token):
+    """A compiled embedding once read beyond its matrix, which ended the whole process."""
+    model = tiny_model("llama", kernels=kernels)
+    slot = model.take()
+    with pytest.raises(IndexError):
+        model.prefill(slot, [3, token])
+    model.release(slot)
