@@ -43,7 +43,11 @@ def chart(document: dict[str, Any], context: int) -> Figure:
         handles, names = axes.get_legend_handles_labels()
         labels |= dict(zip(names, handles, strict=True))
     figure.legend(
-        labels.values(), labels, loc="outside upper center", ncols=len(labels), frameon=False
+        labels.values(),
+        labels,
+        loc="outside upper center",
+        ncols=min(4, len(labels)),
+        frameon=False,
     )
     return figure
 
