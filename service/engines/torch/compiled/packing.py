@@ -10,8 +10,9 @@ from typing import Final, NamedTuple
 import torch
 from torch.nn import functional
 
+from service.engines.torch.compiled.lanes import LANES
 from service.engines.torch.compiled.program import Kind, Program, Uncompilable, aligned_bytes
-from service.engines.torch.compiled.tiles import GROUP, LANES
+from service.engines.torch.compiled.tiles import GROUP
 
 _INTERLEAVED: Final = 4
 #: Inputs of one step, which fill 32 bits a lane.

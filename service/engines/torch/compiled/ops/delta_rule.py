@@ -15,9 +15,9 @@ from typing import Final
 import torch
 from numba import njit, types
 
+from service.engines.torch.compiled.lanes import LANES
 from service.engines.torch.compiled.ops.delta_state import COLUMNS, ask, update, update_and_ask
 from service.engines.torch.compiled.program import Buffer, Kernel, Program
-from service.engines.torch.compiled.tiles import LANES
 from service.engines.torch.compiled.vectors import FAST, exp, float32s, int64s, sigmoid
 
 #: Keeps the length of a vector of zeros from being divided by.

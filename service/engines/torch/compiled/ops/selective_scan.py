@@ -6,11 +6,11 @@ from typing import Final, NamedTuple
 import torch
 from numba import njit
 
+from service.engines.torch.compiled.lanes import LANES
 from service.engines.torch.compiled.ops.norms import rms_norm_row
 from service.engines.torch.compiled.ops.operand import put_operand
 from service.engines.torch.compiled.ops.selective_step import step, turn
 from service.engines.torch.compiled.program import Buffer, Kernel, Program, Uncompilable, bits
-from service.engines.torch.compiled.tiles import LANES
 from service.engines.torch.compiled.vectors import FAST, float32s, int64s, number
 
 #: Channels that one thread advances together: a row's part is then worth fetching.
@@ -109,65 +109,6 @@ def _turned_back(source, target, states):
                 values[c * states + n] = lanes[n * 16 + c]
 
 
-_half_step = step(half=True)
-_float32_step = step(half=False)
-
-
-@njit
-def _advance(
-    kind,
-    hidden,
-    hidden_stride,
-    delta,
-    delta_stride,
-    gate,
-    gate_stride,
-    bias,
-    skip,
-    decay,
-    state,
-    inputs,
-    outputs,
-    states,
-    out,
-):
-    """A step of 16 channels; the kind of its result is an operand, as in `multiply`."""
-    if kind == 1:
-        _half_step(
-            hidden,
-            hidden_stride,
-            delta,
-            delta_stride,
-            gate,
-            gate_stride,
-            bias,
-            skip,
-            decay,
-            state,
-            inputs,
-            outputs,
-            states,
-            out,
-        )
-    else:
-        _float32_step(
-            hidden,
-            hidden_stride,
-            delta,
-            delta_stride,
-            gate,
-            gate_stride,
-            bias,
-            skip,
-            decay,
-            state,
-            inputs,
-            outputs,
-            states,
-            out,
-        )
-
-
 @Kernel
 def _scan(address, thread, threads):
     p = int64s(address)
@@ -176,8 +117,8 @@ def _scan(address, thread, threads):
     gate, gate_stride = p[5], p[6]
     selected, selected_stride, channels, states = p[7], p[8], p[9], p[10]
     bias, skip, decay, state, out, out_stride = p[11], p[12], p[13], p[14], p[15], p[16]
-    kind = p[17]
-    wide = 2 if kind == 1 else 4
+    half = 1 if p[17] == 1 else 0
+    wide = 2 if half != 0 else 4
     firsts, slots = int64s(batch[5]), int64s(batch[6])
     scratch = batch[16] + thread * batch[17]
     blocks = (channels + 63) // 64
@@ -191,8 +132,7 @@ def _scan(address, thread, threads):
         for token in range(firsts[segment], firsts[segment + 1]):
             inputs = selected + token * selected_stride
             for c in range(begin, end, 16):
-                _advance(
-                    kind,
+                step(
                     hidden + token * hidden_stride + c * 4,
                     hidden_stride,
                     delta + token * delta_stride + c * 4,
@@ -207,6 +147,7 @@ def _scan(address, thread, threads):
                     inputs + states * 4,
                     states,
                     out + token * out_stride + c * wide,
+                    half,
                 )
         for c in range(begin, end, 16):
             _turned_back(scratch + (c - begin) * states * 4, kept + c * states * 4, states)

@@ -15,8 +15,21 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from service.engines.torch.compiled.lanes import (
+    F32,
+    FLOATS,
+    LANES,
+    ZERO,
+    fma,
+    load,
+    long,
+    loop,
+    plus,
+    splat,
+    spread,
+    store,
+)
 from service.engines.torch.compiled.program import Buffer, Kernel, Program, Uncompilable, bits
-from service.engines.torch.compiled.tiles import LANES
 from service.engines.torch.compiled.vectors import FAST, exp, float32s, int64s, number
 
 #: Rows of a state that a step of many tokens advances together, so that B and C are loaded once.
@@ -24,78 +37,38 @@ _ROWS: Final = 4
 #: Tokens whose time steps are computed together.
 _TOKENS: Final = 64
 
-_I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
-_VECTOR: Final = ir.VectorType(_F32, LANES)
-_FIRST_LANE: Final = ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
 
+def _write_step(builder: Any, operands: Any, rows: int) -> None:
+    """A loop over vectors of the rows; each is read, advanced, multiplied with C and written.
 
-class _StepWriter:
-    """Writes the step that one token takes `rows` rows of a state."""
+    Operands as those of `_step`.
+    """
+    state, row_bytes, steps, decay, inputs, b, c, out = operands
+    kept = splat(builder, decay)
+    added = [spread(builder, builder.add(inputs, long(4 * row))) for row in range(rows)]
+    firsts = [plus(builder, state, row_bytes, row) for row in range(rows)]
 
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
-
-    def write(self, builder: Any, arguments: Any) -> None:
-        """A loop over vectors of the rows; each is read, advanced, multiplied with C and written.
-
-        Arguments as those of `_step`.
-        """
-        state, row_bytes, steps, decay, inputs, b, c, out = arguments
-        kept = self._splat(builder, decay)
-        added = [
-            self._splat(builder, builder.load(self._place(builder, inputs, 4 * row, _F32), align=4))
-            for row in range(self.rows)
-        ]
-        before = builder.block
-        loop = builder.append_basic_block("step")
-        after = builder.append_basic_block("step.end")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        step = builder.phi(_I64)
-        step.add_incoming(ir.Constant(_I64, 0), before)
-        sums = [builder.phi(_VECTOR) for _ in range(self.rows)]
-        for total in sums:
-            total.add_incoming(ir.Constant(_VECTOR, [0.0] * LANES), before)
-        at = builder.mul(step, ir.Constant(_I64, 4 * LANES))
-        written = builder.load(self._place(builder, builder.add(b, at), 0, _VECTOR), align=4)
-        read = builder.load(self._place(builder, builder.add(c, at), 0, _VECTOR), align=4)
+    def step(index: Any, sums: Any) -> Any:
+        at = builder.mul(index, long(4 * LANES))
+        written, read = (load(builder, builder.add(vector, at)) for vector in (b, c))
         grown = []
-        for row, total in enumerate(sums):
-            first = builder.add(state, builder.mul(row_bytes, ir.Constant(_I64, row)))
-            place = self._place(builder, builder.add(first, at), 0, _VECTOR)
-            old = builder.fmul(builder.load(place, align=4), kept)
-            new = self._fma(builder, added[row], written, old)
-            builder.store(new, place, align=4)
-            grown.append(self._fma(builder, new, read, total))
-        following = builder.add(step, ir.Constant(_I64, 1))
-        step.add_incoming(following, loop)
-        for total, larger in zip(sums, grown, strict=True):
-            total.add_incoming(larger, loop)
-        builder.cbranch(builder.icmp_signed("<", following, steps), loop, after)
-        builder.position_at_end(after)
-        for row, total in enumerate(grown):
-            target = self._place(builder, out, 4 * row, _F32)
-            builder.store(self._total(builder, total), target, align=4)
+        for first, values, total in zip(firsts, added, sums, strict=True):
+            place = builder.add(first, at)
+            new = fma(builder, values, written, builder.fmul(load(builder, place), kept))
+            store(builder, new, place)
+            grown.append(fma(builder, new, read, total))
+        return grown
 
-    def _place(self, builder: Any, address: Any, offset: int, kind: ir.Type) -> Any:
-        return builder.inttoptr(builder.add(address, ir.Constant(_I64, offset)), kind.as_pointer())
+    for row, total in enumerate(loop(builder, steps, [ZERO] * rows, step)):
+        store(builder, _total(builder, total), builder.add(out, long(4 * row)))
 
-    def _splat(self, builder: Any, value: Any) -> Any:
-        undefined = ir.Constant(_VECTOR, ir.Undefined)
-        first = builder.insert_element(undefined, value, ir.Constant(_I32, 0))
-        return builder.shuffle_vector(first, undefined, _FIRST_LANE)
 
-    def _fma(self, builder: Any, a: Any, b: Any, c: Any) -> Any:
-        kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-        fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
-        return builder.call(fma, [a, b, c])
-
-    def _total(self, builder: Any, vector: Any) -> Any:
-        """The sum of a vector's lanes, pair by pair."""
-        kind = ir.FunctionType(_F32, [_F32, _VECTOR])
-        name = f"llvm.vector.reduce.fadd.v{LANES}f32"
-        add = cgutils.get_or_insert_function(builder.module, kind, name)
-        return builder.call(add, [ir.Constant(_F32, -0.0), vector], fastmath=("reassoc",))
+def _total(builder: Any, vector: Any) -> Any:
+    """The sum of a vector's lanes, pair by pair."""
+    kind = ir.FunctionType(F32, [F32, FLOATS])
+    name = f"llvm.vector.reduce.fadd.v{LANES}f32"
+    add = cgutils.get_or_insert_function(builder.module, kind, name)
+    return builder.call(add, [ir.Constant(F32, -0.0), vector], fastmath=("reassoc",))
 
 
 def _step(rows: int) -> Any:
@@ -104,12 +77,11 @@ def _step(rows: int) -> Any:
     Operands are addresses: (state, bytes of a row, steps of 16 in a row, decay, inputs, b, c, out).
     A row's bits do not depend on how many rows there are.
     """
-    writer = _StepWriter(rows)
 
     @intrinsic
     def run(typing_context, state, row_bytes, steps, decay, inputs, b, c, out):
         def generate(context, builder, signature, arguments):
-            writer.write(builder, arguments)
+            _write_step(builder, arguments, rows)
             return context.get_dummy_value()
 
         numbers = [types.int64] * 3
