@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from service.engines.torch.compiled.ops.attention import Heads, attend, remember, softmax_scale
+from service.engines.torch.compiled.ops.attention import Heads, attend, remember
 from service.engines.torch.compiled.ops.gates import Activation, gate
 from service.engines.torch.compiled.ops.linear import embed, head, linear
 from service.engines.torch.compiled.ops.norms import norm
@@ -25,21 +25,28 @@ class Assembly:
         self.stream = program.buffer("stream", self.width)
         """The residual stream, float32."""
 
-    def pack(self, *layers: torch.nn.Module) -> Packed:
-        """Pack linear layers one below the other, and free their own weights."""
+    def pack(self, *layers: torch.nn.Module, exact: bool = False) -> Packed:
+        """Pack linear layers one below the other, and free their own weights.
+
+        `exact` matrices are never quantized: they make few numbers that rule many others.
+        """
         packed = self.pack_weights(
             [layer.weight for layer in layers],  # type: ignore[misc]
             [getattr(layer, "bias", None) for layer in layers],
+            exact=exact,
         )
-        for layer in layers:
-            layer.weight = torch.nn.Parameter(torch.empty(0), requires_grad=False)
+        free(*layers)
         return packed
 
     def pack_weights(
-        self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None] = ()
+        self,
+        weights: Sequence[torch.Tensor],
+        biases: Sequence[torch.Tensor | None] = (),
+        *,
+        exact: bool = False,
     ) -> Packed:
         """Pack matrices (outputs, inputs) one below the other."""
-        return pack(self.program, weights, biases)
+        return pack(self.program, weights, biases, exact=exact)
 
     def begin(
         self, embedding: torch.nn.Module, head_layer: torch.nn.Module, *, scale: float = 1.0
@@ -49,7 +56,7 @@ class Assembly:
         bias = getattr(head_layer, "bias", None) if tied else None
         packed = self.pack_weights([embedding.weight], [bias])  # type: ignore[list-item]
         embed(self.program, packed, self.stream, scale=scale)
-        embedding.weight = torch.nn.Parameter(torch.empty(0), requires_grad=False)
+        free(embedding)
         return packed if tied else self.pack(head_layer)
 
     def normed(
@@ -79,20 +86,24 @@ class Assembly:
         """Add a product to the stream."""
         linear(self.program, x, weight, to or self.stream, add=True, scale=scale)
 
+    def add_layer(self, x: Buffer, layer: Any, *, scale: float = 1.0) -> None:  # noqa: ANN401
+        """Add a linear layer's result, its bias included, times `scale` to the stream."""
+        bias = None if layer.bias is None else layer.bias.float() * scale
+        self.add(x, self.pack_weights([layer.weight], [bias]), scale=scale)
+        free(layer)
+
     def attention(
         self,
-        x: Buffer,
-        qkv: Packed,
+        both: Buffer,
         heads: Heads,
         *,
         angles: Buffer | None,
-        scale: float | None = None,
+        scale: float,
         q_norm: torch.Tensor | None = None,
         k_norm: torch.Tensor | None = None,
         eps: float = 0.0,
     ) -> Buffer:
-        """Attention of `x`, an operand of its output projection."""
-        both = self.project(x, qkv, "queries, keys and values")
+        """Attention of `both`, a row's queries, then keys, then values: an operand."""
         queries, keys = heads.queries * heads.size, heads.keys * heads.size
         remembered = remember(
             self.program,
@@ -100,7 +111,7 @@ class Assembly:
             both.columns(queries, keys),
             both.columns(queries + keys, keys),
             heads,
-            scale=softmax_scale(heads.size) if scale is None else scale,
+            scale=scale,
             angles=angles,
             q_norm=q_norm,
             k_norm=k_norm,
@@ -116,6 +127,11 @@ class Assembly:
         out = self.program.operand_buffer("gated", width)
         gate(self.program, both.columns(0, width), both.columns(width, width), out, function)
         return out
+
+    def add_gated_mlp(self, x: Buffer, mlp: Any, width: int, function: Activation) -> None:  # noqa: ANN401
+        """Add an MLP whose module has `gate_proj`, `up_proj` and `down_proj` to the stream."""
+        gated = self.gated_mlp(x, self.pack(mlp.gate_proj, mlp.up_proj), width, function)
+        self.add(gated, self.pack(mlp.down_proj))
 
     def finish(
         self,
@@ -141,3 +157,9 @@ class Assembly:
         )
         head(self.program, out, head_matrix, scale=scale)
         self.program.finish()
+
+
+def free(*layers: torch.nn.Module) -> None:
+    """Let go of layers' weights, which a program now holds in its own order."""
+    for layer in layers:
+        layer.weight = torch.nn.Parameter(torch.empty(0), requires_grad=False)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from service.engines.torch.compiled.blocks import Assembly
+from service.engines.torch.compiled.blocks import Assembly, free
 from service.engines.torch.compiled.ops.experts import (
     Routed,
     Routing,
@@ -14,7 +14,7 @@ from service.engines.torch.compiled.ops.experts import (
     route,
 )
 from service.engines.torch.compiled.ops.gates import Activation, gate
-from service.engines.torch.compiled.packing import Packed, pack
+from service.engines.torch.compiled.packing import Packed
 from service.engines.torch.compiled.program import Buffer
 
 
@@ -70,8 +70,8 @@ def _outputs(
 ) -> tuple[Buffer, Routed]:
     """One row for each choice of each token, sorted by expert, and where the rows came from."""
     program, rows = a.program, routing.top_k
-    scores = pack(program, [router.weight], exact=True)  # type: ignore[list-item]
-    router.weight = torch.nn.Parameter(torch.empty(0), requires_grad=False)
+    scores = a.pack_weights([router.weight], exact=True)  # type: ignore[list-item]
+    free(router)
     routed = route(program, a.project(x, scores, "router logits"), routing)
     rows_in = gather(program, x if inputs is None else inputs, routed)
     gated = hasattr(experts, "gate_up_proj")

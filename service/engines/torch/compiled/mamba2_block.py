@@ -92,14 +92,7 @@ def add_mamba2(
         norm_before_gate=getattr(mixer.norm, "norm_before_gate", False),
         gate_scale=multipliers.gate,
     )
-    add_scaled(a, gated, mixer.out_proj, scale)
-
-
-def add_scaled(a: Assembly, x: Buffer, layer: Any, scale: float) -> None:  # noqa: ANN401
-    """Add a linear layer's result, its bias included, times `scale` to the stream."""
-    bias = None if layer.bias is None else layer.bias.float() * scale
-    a.add(x, a.pack_weights([layer.weight], [bias]), scale=scale)
-    layer.weight = torch.nn.Parameter(torch.empty(0), requires_grad=False)
+    a.add_layer(gated, mixer.out_proj, scale=scale)
 
 
 def _groups(norm: Any, width: int) -> int:  # noqa: ANN401 - a transformers module

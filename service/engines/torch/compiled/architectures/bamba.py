@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from service.engines.torch.compiled.architectures.llama import add_attention
 from service.engines.torch.compiled.architectures.rotary_of import angles_of
+from service.engines.torch.compiled.attention_block import add_attention
 from service.engines.torch.compiled.blocks import Assembly
 from service.engines.torch.compiled.mamba2_block import add_mamba2
 from service.engines.torch.compiled.ops.gates import activation_named
@@ -20,12 +20,7 @@ def assemble_bamba(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transfo
         if hasattr(layer, "mamba"):
             add_mamba2(a, x, layer.mamba)
         else:
-            attention = layer.self_attn
-            qkv = a.pack(attention.q_proj, attention.k_proj, attention.v_proj)
-            add_attention(a, x, attention, qkv, angles=angles, window_tokens=None)
-        mlp = layer.feed_forward
+            add_attention(a, x, layer.self_attn, angles=angles)
         x = a.normed(layer.pre_ff_layernorm.weight, config.rms_norm_eps)
-        gate_up = a.pack(mlp.gate_proj, mlp.up_proj)
-        gated = a.gated_mlp(x, gate_up, config.intermediate_size, function)
-        a.add(gated, a.pack(mlp.down_proj))
+        a.add_gated_mlp(x, layer.feed_forward, config.intermediate_size, function)
     a.finish(model.final_layernorm.weight, config.rms_norm_eps, head)

@@ -3,9 +3,9 @@
 from typing import Any
 
 from service.engines.torch.compiled.architectures.rotary_of import angles_of
-from service.engines.torch.compiled.attention_block import attended
+from service.engines.torch.compiled.attention_block import heads_of
 from service.engines.torch.compiled.blocks import Assembly
-from service.engines.torch.compiled.mamba2_block import Multipliers, add_mamba2, add_scaled
+from service.engines.torch.compiled.mamba2_block import Multipliers, add_mamba2
 from service.engines.torch.compiled.ops.gates import Activation, activation_named, gate
 from service.engines.torch.compiled.ops.linear import linear
 from service.engines.torch.compiled.program import Buffer
@@ -30,15 +30,12 @@ def assemble_falcon_h1(network: Any, a: Assembly) -> None:  # noqa: ANN401 - tra
 
 def _add_attention(a: Assembly, x: Buffer, attention: Any, angles: Buffer) -> None:  # noqa: ANN401
     config = a.config
-    heads = a.slots.attention(
-        config.num_attention_heads, config.num_key_value_heads, attention.head_dim
-    )
     qkv = a.pack(attention.q_proj, attention.k_proj, attention.v_proj)
     both = a.project(x, qkv, "queries, keys and values", scale=config.attention_in_multiplier)
     # Keys stay as they are: a product of a query and a key is multiplied as well by its scale.
     scale = attention.scaling * config.key_multiplier
-    mixed = attended(a, both, heads, angles=angles, scale=scale)
-    add_scaled(a, mixed, attention.o_proj, config.attention_out_multiplier)
+    mixed = a.attention(both, heads_of(a, attention), angles=angles, scale=scale)
+    a.add_layer(mixed, attention.o_proj, scale=config.attention_out_multiplier)
 
 
 def _add_mlp(a: Assembly, x: Buffer, mlp: Any, function: Activation) -> None:  # noqa: ANN401
@@ -53,4 +50,4 @@ def _add_mlp(a: Assembly, x: Buffer, mlp: Any, function: Activation) -> None:  #
     linear(a.program, x, ups, both.columns(gates.outputs, width))
     gated = a.program.operand_buffer("gated by MLP", width)
     gate(a.program, both.columns(0, width), both.columns(gates.outputs, width), gated, function)
-    add_scaled(a, gated, mlp.down_proj, down_scale)
+    a.add_layer(gated, mlp.down_proj, scale=down_scale)

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from service.engines.torch.compiled.attention_block import heads_of
 from service.engines.torch.compiled.blocks import Assembly
 from service.engines.torch.compiled.ops.gates import activation_named
 from service.engines.torch.compiled.ops.norms import add_norm
@@ -22,16 +23,11 @@ def assemble_gemma3(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transf
     turns = {kind: _angles(a, model.rotary_emb, kind) for kind in sorted(set(config.layer_types))}
     for layer, kind in zip(model.layers, config.layer_types, strict=True):
         attention, mlp = layer.self_attn, layer.mlp
-        heads = a.slots.attention(
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            attention.head_dim,
-            window_tokens=attention.sliding_window,
-        )
+        x = a.normed(_weight(layer.input_layernorm), eps)
+        qkv = a.pack(attention.q_proj, attention.k_proj, attention.v_proj)
         mixed = a.attention(
-            a.normed(_weight(layer.input_layernorm), eps),
-            a.pack(attention.q_proj, attention.k_proj, attention.v_proj),
-            heads,
+            a.project(x, qkv, "queries, keys and values"),
+            heads_of(a, attention, window_tokens=attention.sliding_window),
             angles=turns[kind],
             scale=attention.scaling,
             q_norm=_weight(attention.q_norm),

@@ -3,9 +3,10 @@
 from typing import Any
 
 from service.engines.torch.compiled.architectures.rotary_of import angles_of
+from service.engines.torch.compiled.attention_block import add_attention
 from service.engines.torch.compiled.blocks import Assembly
 from service.engines.torch.compiled.experts_block import add_experts
-from service.engines.torch.compiled.mamba2_block import add_mamba2, add_scaled
+from service.engines.torch.compiled.mamba2_block import add_mamba2
 from service.engines.torch.compiled.ops.experts import Routing
 from service.engines.torch.compiled.ops.gates import activation_named
 
@@ -23,13 +24,7 @@ def assemble_granite(network: Any, a: Assembly) -> None:  # noqa: ANN401 - trans
         if layer.mamba is not None:
             add_mamba2(a, x, layer.mamba, scale=residual)
         else:
-            attention = layer.self_attn
-            heads = a.slots.attention(
-                config.num_attention_heads, config.num_key_value_heads, attention.head_dim
-            )
-            qkv = a.pack(attention.q_proj, attention.k_proj, attention.v_proj)
-            mixed = a.attention(x, qkv, heads, angles=angles, scale=attention.scaling)
-            add_scaled(a, mixed, attention.o_proj, residual)
+            add_attention(a, x, layer.self_attn, angles=angles, scale=residual)
         x = a.normed(layer.post_attention_layernorm.weight, config.rms_norm_eps)
         if layer.has_experts:
             moe = layer.block_sparse_moe
@@ -37,6 +32,6 @@ def assemble_granite(network: Any, a: Assembly) -> None:  # noqa: ANN401 - trans
         shared = layer.shared_mlp
         gate_up = a.pack(shared.input_linear)
         gated = a.gated_mlp(x, gate_up, config.shared_intermediate_size, function)
-        add_scaled(a, gated, shared.output_linear, residual)
+        a.add_layer(gated, shared.output_linear, scale=residual)
     scale = 1.0 / float(config.logits_scaling)
     a.finish(model.norm.weight, config.rms_norm_eps, head, scale=scale)

@@ -2,13 +2,11 @@
 
 from typing import Any
 
-import torch
-
 from service.engines.torch.compiled.architectures.rotary_of import angles_of
+from service.engines.torch.compiled.attention_block import add_attention
 from service.engines.torch.compiled.blocks import Assembly
 from service.engines.torch.compiled.ops.convolution import convolution
-from service.engines.torch.compiled.ops.gates import Activation
-from service.engines.torch.compiled.ops.product import product
+from service.engines.torch.compiled.ops.gates import Activation, gate
 from service.engines.torch.compiled.program import Buffer, Kind
 
 
@@ -20,7 +18,7 @@ def assemble_lfm2(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transfor
     for layer in model.layers:
         x = a.normed(layer.operator_norm.weight, config.norm_eps)
         if layer.is_attention_layer:
-            _add_attention(a, x, layer.self_attn, angles)
+            add_attention(a, x, layer.self_attn, angles=angles)
         else:
             _add_convolution(a, x, layer.conv)
         mlp = layer.feed_forward
@@ -30,24 +28,6 @@ def assemble_lfm2(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transfor
     a.finish(model.embedding_norm.weight, config.norm_eps, head)
 
 
-def _add_attention(a: Assembly, x: Buffer, attention: Any, angles: Buffer) -> None:  # noqa: ANN401
-    config = a.config
-    heads = a.slots.attention(
-        config.num_attention_heads, config.num_key_value_heads, attention.head_dim
-    )
-    mixed = a.attention(
-        x,
-        a.pack(attention.q_proj, attention.k_proj, attention.v_proj),
-        heads,
-        angles=angles,
-        scale=attention.scaling,
-        q_norm=attention.q_layernorm.weight,
-        k_norm=attention.k_layernorm.weight,
-        eps=config.norm_eps,
-    )
-    a.add(mixed, a.pack(attention.out_proj))
-
-
 def _add_convolution(a: Assembly, x: Buffer, mixer: Any) -> None:  # noqa: ANN401
     """`out_proj(c * convolution(b * x))`, where one product makes b, c and x."""
     program, width = a.program, a.width
@@ -55,11 +35,11 @@ def _add_convolution(a: Assembly, x: Buffer, mixer: Any) -> None:  # noqa: ANN40
     both = a.project(x, a.pack(mixer.in_proj), "gates and inputs")
     before, after = both.columns(0, width), both.columns(width, width)
     inputs = program.buffer("inputs of convolution", width)
-    product(program, before, both.columns(2 * width, width), inputs, Kind.FLOAT32)
+    written = both.columns(2 * width, width)
+    gate(program, before, written, inputs, Activation.IDENTITY, kind=Kind.FLOAT32)
     convolved = program.buffer("convolved", width)
-    with torch.inference_mode(mode=False):  # slots are cleared outside of it too
-        state = a.slots.convolution(weight.shape[0], weight.shape[1], weight.dtype)
+    state = a.slots.convolution(weight.shape[0], weight.shape[1], weight.dtype)
     convolution(program, inputs, convolved, weight, mixer.conv.bias, state, silu=False)
     opened = program.operand_buffer("opened", width)
-    product(program, after, convolved, opened, program.kind)
+    gate(program, after, convolved, opened, Activation.IDENTITY)
     a.add(opened, a.pack(mixer.out_proj))

@@ -5,11 +5,10 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from service.engines.torch.compiled.blocks import Assembly
+from service.engines.torch.compiled.blocks import Assembly, free
 from service.engines.torch.compiled.ops.convolution import convolution
 from service.engines.torch.compiled.ops.gates import Activation, activation_named
 from service.engines.torch.compiled.ops.selective_scan import Norms, select, selective_scan
-from service.engines.torch.compiled.packing import pack
 from service.engines.torch.compiled.program import Buffer, Kind, Uncompilable
 
 
@@ -58,14 +57,13 @@ def add_mixer(
         operand=rounded,
     )
     # What rules the state's decay is never int8: the matrices are small, their errors add up.
-    x_weight = pack(program, [mixer.x_proj.weight], exact=True)
+    x_weight = a.pack_weights([mixer.x_proj.weight], exact=True)
     selected = select(
         program, a.project(rounded or hidden, x_weight, "selected"), rank, states, norms
     )
     padded = functional.pad(mixer.dt_proj.weight, (0, selected.delta.width - rank))
-    delta = a.project(selected.delta, pack(program, [padded], exact=True), "delta")
-    for layer in (mixer.x_proj, mixer.dt_proj):
-        layer.weight = torch.nn.Parameter(torch.empty(0), requires_grad=False)
+    delta = a.project(selected.delta, a.pack_weights([padded], exact=True), "delta")
+    free(mixer.x_proj, mixer.dt_proj)
     scanned = selective_scan(
         program,
         hidden,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from service.engines.torch.compiled.attention_block import add_attention
 from service.engines.torch.compiled.blocks import Assembly
 from service.engines.torch.compiled.experts_block import add_experts, mixed_experts
 from service.engines.torch.compiled.mamba2_block import add_mamba2
@@ -23,22 +24,12 @@ def assemble_nemotron_h(network: Any, a: Assembly) -> None:  # noqa: ANN401 - tr
         if hasattr(mixer, "A_log"):
             add_mamba2(a, x, mixer)
         elif hasattr(mixer, "q_proj"):
-            _add_attention(a, x, mixer)
+            add_attention(a, x, mixer, angles=None)
         elif hasattr(mixer, "experts"):
             _add_experts(a, x, mixer, function)
         else:
             _add_mlp(a, x, mixer, function)
     a.finish(model.norm_f.weight, eps, head)
-
-
-def _add_attention(a: Assembly, x: Buffer, attention: Any) -> None:  # noqa: ANN401
-    config = a.config
-    heads = a.slots.attention(
-        config.num_attention_heads, config.num_key_value_heads, attention.head_dim
-    )
-    qkv = a.pack(attention.q_proj, attention.k_proj, attention.v_proj)
-    mixed = a.attention(x, qkv, heads, angles=None, scale=attention.scaling)
-    a.add(mixed, a.pack(attention.o_proj))
 
 
 def _add_mlp(a: Assembly, x: Buffer, mlp: Any, function: Activation) -> None:  # noqa: ANN401

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from service.engines.torch.compiled.architectures.llama import add_attention
 from service.engines.torch.compiled.architectures.rotary_of import angles_of
+from service.engines.torch.compiled.attention_block import add_attention
 from service.engines.torch.compiled.blocks import Assembly
 from service.engines.torch.compiled.ops.gates import activation_named
 
@@ -17,8 +17,14 @@ def assemble_phi3(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transfor
     for layer in model.layers:
         attention, mlp = layer.self_attn, layer.mlp
         x = a.normed(layer.input_layernorm.weight, config.rms_norm_eps)
-        qkv = a.pack(attention.qkv_proj)
-        add_attention(a, x, attention, qkv, angles=angles, window_tokens=config.sliding_window)
+        add_attention(
+            a,
+            x,
+            attention,
+            angles=angles,
+            qkv=a.pack(attention.qkv_proj),
+            window_tokens=config.sliding_window,
+        )
         x = a.normed(layer.post_attention_layernorm.weight, config.rms_norm_eps)
         gated = a.gated_mlp(x, a.pack(mlp.gate_up_proj), config.intermediate_size, function)
         a.add(gated, a.pack(mlp.down_proj))

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from service.engines.torch.compiled.architectures.llama import add_attention
 from service.engines.torch.compiled.architectures.rotary_of import angles_of
+from service.engines.torch.compiled.attention_block import add_attention
 from service.engines.torch.compiled.blocks import Assembly
 from service.engines.torch.compiled.experts_block import add_experts
 from service.engines.torch.compiled.ops.experts import Routing, Scoring
@@ -23,8 +23,7 @@ def assemble_phimoe(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transf
     for layer in model.layers:
         attention, mlp = layer.self_attn, layer.mlp
         x = _normed(a, layer.input_layernorm)
-        qkv = a.pack(attention.q_proj, attention.k_proj, attention.v_proj)
-        add_attention(a, x, attention, qkv, angles=turns, window_tokens=config.sliding_window)
+        add_attention(a, x, attention, angles=turns, window_tokens=config.sliding_window)
         routing = Routing(
             config.num_local_experts,
             config.num_experts_per_tok,

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from service.engines.torch.compiled.architectures.rotary_of import angles_of
+from service.engines.torch.compiled.attention_block import heads_of
 from service.engines.torch.compiled.blocks import Assembly
 from service.engines.torch.compiled.experts_block import add_experts
 from service.engines.torch.compiled.ops.attention import attend, remember
@@ -13,10 +14,9 @@ from service.engines.torch.compiled.ops.convolution import convolution
 from service.engines.torch.compiled.ops.delta_rule import delta_rule
 from service.engines.torch.compiled.ops.experts import Routing
 from service.engines.torch.compiled.ops.gated_norm import gated_norm
-from service.engines.torch.compiled.ops.gates import Activation, activation_named
-from service.engines.torch.compiled.ops.shared_gate import gate_shared
-from service.engines.torch.compiled.packing import Packed, pack
-from service.engines.torch.compiled.program import Buffer
+from service.engines.torch.compiled.ops.gates import Activation, activation_named, gate
+from service.engines.torch.compiled.packing import Packed
+from service.engines.torch.compiled.program import Buffer, Uncompilable
 
 
 def assemble_qwen3_next(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transformers' modules
@@ -24,7 +24,7 @@ def assemble_qwen3_next(network: Any, a: Assembly) -> None:  # noqa: ANN401 - tr
     config, model = a.config, network.model
     function = activation_named(config.hidden_act)
     if function is not Activation.SILU:
-        raise ValueError(f"there is no short convolution with {config.hidden_act} behind it")
+        raise Uncompilable(f"there is no short convolution with {config.hidden_act} behind it")
     head = a.begin(model.embed_tokens, network.lm_head)
     angles = angles_of(a.program, model.rotary_emb)
     for layer in model.layers:
@@ -37,9 +37,7 @@ def assemble_qwen3_next(network: Any, a: Assembly) -> None:  # noqa: ANN401 - tr
         if hasattr(layer.mlp, "experts"):
             _add_experts(a, x, layer.mlp, function)
         else:
-            mlp = layer.mlp
-            gate_up = a.pack(mlp.gate_proj, mlp.up_proj)
-            a.add(a.gated_mlp(x, gate_up, mlp.intermediate_size, function), a.pack(mlp.down_proj))
+            a.add_gated_mlp(x, layer.mlp, layer.mlp.intermediate_size, function)
     a.finish(_weight(model.norm), config.rms_norm_eps, head)
 
 
@@ -52,9 +50,7 @@ def _weight(norm: Any) -> torch.Tensor:  # noqa: ANN401
 def _add_attention(a: Assembly, x: Buffer, attention: Any, angles: Buffer) -> None:  # noqa: ANN401
     """Attention whose result is opened by gates, which the queries' projection makes too."""
     config, program = a.config, a.program
-    heads = a.slots.attention(
-        config.num_attention_heads, config.num_key_value_heads, attention.head_dim
-    )
+    heads = heads_of(a, attention)
     queries, keys = heads.queries * heads.size, heads.keys * heads.size
     # Each head's queries are followed by its gates.
     _permute(attention.q_proj, _by_part(heads.queries, [heads.size, heads.size]))
@@ -85,9 +81,8 @@ def _add_delta_rule(a: Assembly, x: Buffer, mixer: Any) -> None:  # noqa: ANN401
     both = a.project(x, large, "queries, keys, values and gates")
     steps = a.project(x, small, "b and a")
     mixed = program.buffer("queries, keys and values", channels)
-    with torch.inference_mode(mode=False):  # slots are cleared outside of it too
-        conv_state = a.slots.convolution(weight.shape[0], weight.shape[1], weight.dtype)
-        state = a.slots.recurrent(heads, mixer.head_k_dim, mixer.head_v_dim)
+    conv_state = a.slots.convolution(weight.shape[0], weight.shape[1], weight.dtype)
+    state = a.slots.recurrent(heads, mixer.head_k_dim, mixer.head_v_dim)
     convolution(
         program,
         both.columns(0, channels),
@@ -125,22 +120,14 @@ def _pack_delta_rule(a: Assembly, mixer: Any) -> tuple[Packed, Packed]:  # noqa:
     """Rows that make queries, keys, values and gates, and rows that make b and a."""
     if hasattr(mixer, "in_proj_qkv"):
         large = a.pack(mixer.in_proj_qkv, mixer.in_proj_z)
-        return large, _pack_exact(a, mixer.in_proj_b, mixer.in_proj_a)
+        return large, a.pack(mixer.in_proj_b, mixer.in_proj_a, exact=True)
     # Qwen3-Next's lie together key head by key head.
     heads, key = mixer.num_k_heads, mixer.head_k_dim
     shared = mixer.num_v_heads // heads
     value = shared * mixer.head_v_dim
     _permute(mixer.in_proj_qkvz, _by_part(heads, [key, key, value, value]))
     _permute(mixer.in_proj_ba, _by_part(heads, [shared, shared]))
-    return a.pack(mixer.in_proj_qkvz), _pack_exact(a, mixer.in_proj_ba)
-
-
-def _pack_exact(a: Assembly, *layers: Any) -> Packed:  # noqa: ANN401
-    """Pack what makes few numbers that many others are multiplied with: never quantized."""
-    packed = pack(a.program, [layer.weight for layer in layers], exact=True)
-    for layer in layers:
-        layer.weight = nn.Parameter(torch.empty(0), requires_grad=False)
-    return packed
+    return a.pack(mixer.in_proj_qkvz), a.pack(mixer.in_proj_ba, exact=True)
 
 
 def _permute(layer: Any, rows: torch.Tensor) -> None:  # noqa: ANN401
@@ -165,8 +152,10 @@ def _add_experts(a: Assembly, x: Buffer, mlp: Any, function: Activation) -> None
     add_experts(a, x, mlp.gate, mlp.experts, routing, function)
     width = shared.intermediate_size
     both = a.project(x, a.pack(shared.gate_proj, shared.up_proj), "gate and up of shared expert")
-    opening = a.project(x, _pack_exact(a, mlp.shared_expert_gate), "opening of shared expert")
+    opening = a.project(x, a.pack(mlp.shared_expert_gate, exact=True), "opening of shared expert")
     opened = program.operand_buffer("opened shared expert", width)
-    gate, up = both.columns(0, width), both.columns(width, width)
-    gate_shared(program, gate, up, opening, opened, function)
+    gates, ups = both.columns(0, width), both.columns(width, width)
+    # The opening belongs to what the last matrix makes, but scales what goes into it just as well,
+    # because no bias is added there.
+    gate(program, gates, ups, opened, function, openings=opening)
     a.add(opened, a.pack(shared.down_proj))

@@ -7,14 +7,11 @@ mixer, not the stream.
 
 from typing import Any, NamedTuple
 
-import torch
-
 from service.engines.torch.compiled.architectures.rotary_of import angles_of
-from service.engines.torch.compiled.attention_block import attended
-from service.engines.torch.compiled.blocks import Assembly
+from service.engines.torch.compiled.attention_block import heads_of
+from service.engines.torch.compiled.blocks import Assembly, free
 from service.engines.torch.compiled.mamba2_block import add_mamba2
 from service.engines.torch.compiled.ops.gates import activation_named, gate
-from service.engines.torch.compiled.ops.gelu import gelu_gate
 from service.engines.torch.compiled.ops.linear import linear
 from service.engines.torch.compiled.ops.rows import as_operand, move
 from service.engines.torch.compiled.packing import Packed
@@ -70,8 +67,7 @@ def _block(a: Assembly, shared: Any, blocks: dict[int, _Block]) -> _Block:  # no
     key = attention.q_proj.weight.data_ptr()
     if key not in blocks:
         blocks[key] = _Block(a.pack(*layers[:3]), *(a.pack(layer) for layer in layers[3:]))
-    for layer in layers:
-        layer.weight = torch.nn.Parameter(torch.empty(0), requires_grad=False)
+    free(*layers)
     return blocks[key]
 
 
@@ -85,8 +81,7 @@ def _used(
 ) -> Buffer:
     """What a block makes of the stream and the embeddings with the adapters of one use, float32."""
     config, attention, mlp = a.config, shared.self_attn, shared.feed_forward
-    size = attention.head_dim
-    heads = a.slots.attention(config.num_attention_heads, config.num_key_value_heads, size)
+    heads = heads_of(a, attention)
     x = a.normed(shared.input_layernorm.weight, config.rms_norm_eps, x=both)
     qkv = a.project(x, block.qkv, "queries, keys and values")
     if config.use_shared_attention_adapter:
@@ -95,9 +90,10 @@ def _used(
             attention.linear_k_adapter_list[use],
             attention.linear_v_adapter_list[use],
         )
-        widths = [heads.queries * size, heads.keys * size, heads.keys * size]
+        keys = heads.keys * heads.size
+        widths = [heads.queries * heads.size, keys, keys]
         _adapt(a, x, adapters, qkv, widths)
-    mixed = attended(a, qkv, heads, angles=angles, scale=attention.scaling)
+    mixed = a.attention(qkv, heads, angles=angles, scale=attention.scaling)
     mixed = a.project(mixed, block.output, "made by attention")
     x = a.normed(shared.pre_ff_layernorm.weight, config.rms_norm_eps, x=mixed)
     width = config.intermediate_size
@@ -105,10 +101,7 @@ def _used(
     _adapt(a, x, (mlp.gate_up_proj_adapter_list[use],), gate_up, [2 * width])
     gates, ups = gate_up.columns(0, width), gate_up.columns(width, width)
     gated = a.program.operand_buffer("gated by MLP", width)
-    if config.hidden_act == "gelu":
-        gelu_gate(a.program, gates, ups, gated)
-    else:
-        gate(a.program, gates, ups, gated, activation_named(config.hidden_act))
+    gate(a.program, gates, ups, gated, activation_named(config.hidden_act))
     return a.project(gated, block.down, "made by MLP")
 
 

@@ -6,12 +6,12 @@ parts of 64, with the running maximum of online softmax (arXiv 1805.02867), so n
 the context but the reading.
 """
 
-import math
 from typing import Final, NamedTuple
 
 import torch
 from numba import njit, types
 
+from service.engines.torch.compiled.lanes import LANES
 from service.engines.torch.compiled.ops.norms import rms_norm_row
 from service.engines.torch.compiled.ops.operand import put_operand
 from service.engines.torch.compiled.program import (
@@ -22,7 +22,7 @@ from service.engines.torch.compiled.program import (
     Uncompilable,
     bits,
 )
-from service.engines.torch.compiled.tiles import LANES, multiply
+from service.engines.torch.compiled.tiles import multiply
 from service.engines.torch.compiled.vectors import (
     FAST,
     exp,
@@ -458,8 +458,3 @@ def attend(
         gates.stride if gates else 0,
     )
     return out
-
-
-def softmax_scale(size: int) -> float:
-    """What scores are scaled by unless a model says otherwise."""
-    return 1.0 / math.sqrt(size)

@@ -7,7 +7,7 @@ from torch.nn.functional import gelu, silu
 from transformers.models.falcon_h1.modeling_falcon_h1 import FalconH1RMSNormGated
 
 from service.engines.torch.compiled.ops.gated_norm import gated_norm
-from service.engines.torch.compiled.ops.gelu import gelu_gate
+from service.engines.torch.compiled.ops.gates import Activation, gate
 from service.engines.torch.compiled.program import Kind, Program
 
 TOKENS, WIDTH, EPS = 9, 96, 1e-5
@@ -98,7 +98,8 @@ def test_gelu_is_the_exact_one(x, gates):
     gates[0] = torch.linspace(-30, 30, WIDTH)
     program = Program(Kind.FLOAT32, max_tokens=TOKENS, threads=2)
     out = program.operand_buffer("out", WIDTH)
-    gelu_gate(program, filled(program, "gates", gates), filled(program, "x", x), out)
+    opened, values = filled(program, "gates", gates), filled(program, "x", x)
+    gate(program, opened, values, out, Activation.GELU)
     program.finish()
     run(program, [(0, TOKENS)])
 
