@@ -59,8 +59,13 @@ class Trend:
         self._products = self._products * KEPT + size * duration_ns
 
     def duration_ns(self, size: int) -> float:
-        """How long a step of this size will take; 0 while nothing is known."""
+        """How long a step of this size will take at most; 0 while nothing is known.
+
+        A smaller step than the latest ones takes no longer than they did, and perhaps no less.
+        """
         fixed_ns, slope_ns = self._line()
+        if not fixed_ns:  # nothing tells how much of the time is fixed
+            size = max(size, math.ceil(self.mean_size or 0))
         return fixed_ns + slope_ns * size
 
     def size_within(self, duration_ns: float) -> int | None:
