@@ -25,7 +25,6 @@ import tiny_models  # noqa: E402
 import torch  # noqa: E402
 from transformers import DynamicCache  # noqa: E402
 
-from service.core.events import ModelBuild  # noqa: E402
 from service.engines.torch.compiled.model import CompiledModel  # noqa: E402
 
 WIDTHS = (
@@ -48,15 +47,6 @@ WIDTHS = (
 )
 PROMPT_TOKENS = 64
 STEPS = 24
-BUILD = ModelBuild(
-    weights_sha256=None,
-    dtype="bfloat16",
-    quantization=None,
-    engine="torch",
-    engine_version="",
-    device="cpu",
-    kernel_path="compiled",
-)
 
 
 def widened(name: str, scale: int) -> dict[str, object]:
@@ -123,8 +113,7 @@ def measure(name: str, scale: int, threads: int) -> dict[str, object]:
     parameters = sum(p.numel() for p in network.parameters())
     found: dict[str, object] = {"model": name, "parameters": parameters}
     plain = {streams: milliseconds(transformers_step(network, streams)) for streams in (1, 8)}
-    resolved = tiny_models.resolved(name, Path(), dtype="bfloat16")
-    model = CompiledModel(network, resolved, BUILD, slots=9, threads=threads)
+    model = tiny_models.compiled(network, name, slots=9, threads=threads)
     ours = {streams: milliseconds(compiled_step(model, streams)) for streams in (1, 8)}
     for streams in (1, 8):
         found[f"transformers_{streams}_ms"] = round(plain[streams], 3)

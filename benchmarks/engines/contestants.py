@@ -97,7 +97,7 @@ def environment(name: str, cache: Path, threads: int) -> dict[str, str]:
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
     }
     if contestant.script == "triptych_torch.py":
-        tuned = host_process._environment(threads, cache)  # noqa: SLF001 - as the service does
+        tuned = host_process.environment(threads, cache)
         quiet |= {key: value for key, value in tuned.items() if key.startswith(THREAD_VARIABLES)}
     elif contestant.python == "own":
         quiet["OMP_NUM_THREADS"] = str(threads)

@@ -128,7 +128,7 @@ class HostProcess:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=_environment(self._threads, self._data_dir),
+            env=environment(self._threads, self._data_dir),
             start_new_session=True,  # a terminal's Ctrl-C is for the service alone
         )
 
@@ -177,7 +177,7 @@ class HostProcess:
         return folder / name
 
 
-def _environment(threads: int, data_dir: Path) -> dict[str, str]:
+def environment(threads: int, data_dir: Path) -> dict[str, str]:
     """The child's environment; what tunes it gives way to what the operator has set."""
     # Every step allocates a few large tensors and frees them. By default glibc gives such memory
     # back to the system and takes it anew page by page, which halves the speed of SSM decode.

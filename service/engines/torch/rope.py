@@ -33,13 +33,9 @@ class LongRope:
         self._token_ids[slot].extend(token_ids)
         return self._token_ids[slot]
 
-    def is_long_after(self, slot: int) -> bool:
-        """Whether the tokens of a slot, the last one included, are rotated with the long ones."""
-        return len(self._token_ids[slot]) > self.switch_tokens
-
     def is_long(self, slot: int) -> bool:
-        """Whether the slot's next token is rotated with the long factors."""
-        return len(self._token_ids[slot]) >= self.switch_tokens
+        """Whether a slot's tokens, the last one included, are rotated with the long factors."""
+        return len(self._token_ids[slot]) > self.switch_tokens
 
 
 def long_rope(config: Any, slots: int) -> LongRope | None:  # noqa: ANN401 - a transformers config

@@ -319,9 +319,9 @@ def test_the_host_refuses_an_environment_that_torch_would_misread(environment):
 
 def test_memory_of_a_step_is_kept_for_the_next(monkeypatch, tmp_path):
     """The host keeps freed memory up to a bound, unless the operator says otherwise."""
-    kept = host_process._environment(1, tmp_path)
+    kept = host_process.environment(1, tmp_path)
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "7")
-    chosen = host_process._environment(1, tmp_path)
+    chosen = host_process.environment(1, tmp_path)
 
     assert int(kept["MALLOC_TRIM_THRESHOLD_"]) >= 2**27
     assert chosen["MALLOC_TRIM_THRESHOLD_"] == "7"
@@ -341,7 +341,7 @@ def test_threads_spin_for_a_bounded_time(monkeypatch, tmp_path, given, found):
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    environment = host_process._environment(3, tmp_path)
+    environment = host_process.environment(3, tmp_path)
 
     assert {name: environment.get(name) for name in found} == found
     assert environment["OMP_NUM_THREADS"] == "3"
@@ -350,11 +350,11 @@ def test_threads_spin_for_a_bounded_time(monkeypatch, tmp_path, given, found):
 def test_compiled_kernels_are_kept_in_the_data_folder(monkeypatch, tmp_path):
     """A start after the first finds them, wherever the operator keeps the data."""
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
-    kept = host_process._environment(1, tmp_path)["NUMBA_CACHE_DIR"]
+    kept = host_process.environment(1, tmp_path)["NUMBA_CACHE_DIR"]
     monkeypatch.setenv("NUMBA_CACHE_DIR", "/elsewhere")
 
     assert kept == str(tmp_path / "cache" / "kernels")
-    assert host_process._environment(1, tmp_path)["NUMBA_CACHE_DIR"] == "/elsewhere"
+    assert host_process.environment(1, tmp_path)["NUMBA_CACHE_DIR"] == "/elsewhere"
 
 
 @pytest.mark.parametrize(

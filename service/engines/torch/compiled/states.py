@@ -1,5 +1,6 @@
 """What a compiled model remembers of its sequences: growing keys and values, constant states."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -190,21 +191,22 @@ class Slots:
         for state in (*self._convolutions, *self._recurrent):
             state[slot].zero_()
 
-    def reserve(self, slots: list[int], new_tokens: list[int]) -> None:
+    def reserve(self, slots: Sequence[int], new_tokens: Sequence[int]) -> None:
         """Make room for new tokens and tell the program where the slots' keys and values lie."""
         if not self._taken.issuperset(slots) or len(set(slots)) != len(slots):
             raise ValueError(f"not distinct taken slots: {slots}")
+        rows = list(slots)
         head = self._program.head
         self._tables.clear()
         for index, group in enumerate(self._groups):
             for slot, new in zip(slots, new_tokens, strict=True):
                 group.reserve(slot, self.lengths[slot], new)
-            table = (group.bases[slots], group.capacities[slots], group.dropped[slots])
+            table = (group.bases[rows], group.capacities[rows], group.dropped[rows])
             self._tables.append(table)
             at = Field.GROUPS + GROUP_FIELDS * index
             head[at : at + GROUP_FIELDS] = [column.ctypes.data for column in table]
 
-    def advance(self, slots: list[int], new_tokens: list[int]) -> None:
+    def advance(self, slots: Sequence[int], new_tokens: Sequence[int]) -> None:
         """Count the tokens that a step appended."""
         for slot, new in zip(slots, new_tokens, strict=True):
             self.lengths[slot] += new

@@ -8,14 +8,14 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from model_registry.spec import ResolvedModel
-from service.core.events import ModelBuild, ModelMemory, StateBytes
+from service.core.events import ModelBuild
 from service.engines.torch.eager import attention
 from service.engines.torch.eager.continuation import repair_continuation
 from service.engines.torch.eager.slots import Slots
-from service.engines.torch.rope import long_rope
+from service.engines.torch.model import SlotModel
 
 
-class EagerModel:
+class EagerModel(SlotModel):
     """One loaded model and its slots. Not thread-safe: one loop owns it.
 
     transformers' modelling code runs unmodified on the slots' cache. No batch is ever padded:
@@ -26,96 +26,40 @@ class EagerModel:
         self, network: PreTrainedModel, resolved: ResolvedModel, build: ModelBuild, *, slots: int
     ) -> None:
         text = network.config.get_text_config(decoder=True)
-        self.resolved = resolved
-        self.build = build
-        self.context_tokens = resolved.spec.context_tokens
-        self.vocabulary_tokens = int(text.vocab_size)
-        self.slots_total = slots
+        super().__init__(text, resolved, build, slots=slots)
         self._network = network
         self._device = network.device
         accepted = inspect.signature(network.forward).parameters
         self._cache_argument = "cache_params" if "cache_params" in accepted else "past_key_values"
         self._takes_positions = "position_ids" in accepted
-        self._long_rope = long_rope(text, slots)
-        self._weights_bytes = _weights_bytes(network)
-        self._slots = Slots(self._filled_cache(text), slots=slots, limit_tokens=self.context_tokens)
+        self._weights_bytes, self._workspace_bytes = _weights_bytes(network), None
+        self._slots: Slots = Slots(
+            self._filled_cache(text), slots=slots, limit_tokens=self.context_tokens
+        )
         if self._slots.has_attention:
             network.set_attn_implementation(attention.IMPLEMENTATION)
         repair_continuation(network)
         self._try_out()
 
-    def take(self) -> int | None:
-        """A free slot, its state cleared; None if all are taken."""
-        slot = self._slots.take()
-        if slot is not None and self._long_rope is not None:
-            self._long_rope.clear(slot)
-        return slot
-
-    def release(self, slot: int) -> None:
-        """Free a slot at once."""
-        self._slots.release(slot)
-
-    def prefill(
-        self, slot: int, token_ids: Sequence[int], *, every_logit: bool = False
-    ) -> torch.Tensor:
-        """Append a chunk of tokens to a slot's state.
-
-        Returns float32 logits of the last token, shape (vocabulary,), or of every token, shape
-        (tokens, vocabulary).
-        """
-        sequence = token_ids
-        if self._long_rope is not None:
-            crosses = self._long_rope.crosses(slot, len(token_ids))
-            everything = self._long_rope.append(slot, token_ids)
-            if crosses:
-                self._slots.clear(slot)
-                sequence = everything
-        wanted = len(token_ids) if every_logit else 1
-        logits = self._forward([slot], [sequence], logits=wanted, prefilling=True)[0]
-        return logits if every_logit else logits[-1]
-
-    def decode(self, slots: Sequence[int], token_ids: Sequence[int]) -> torch.Tensor:
-        """Append one token to each slot; float32 logits, shape (slots, vocabulary)."""
-        if self._long_rope is None:
-            return self._forward(slots, [[token] for token in token_ids])[:, -1]
-        token_of = dict(zip(slots, token_ids, strict=True))
-        crossing = [slot for slot in slots if self._long_rope.crosses(slot, 1)]
-        rows = {slot: self.prefill(slot, [token_of[slot]]) for slot in crossing}
-        for long in (False, True):
-            batch = [s for s in slots if s not in rows and self._long_rope.is_long(s) is long]
-            if batch:
-                ids = [[token_of[slot]] for slot in batch]
-                rows |= zip(batch, self._forward(batch, ids)[:, -1], strict=True)
-        for slot in slots:
-            if slot not in crossing:
-                self._long_rope.append(slot, [token_of[slot]])
-        return torch.stack([rows[slot] for slot in slots])
-
-    def length_tokens(self, slot: int) -> int:
-        """Tokens that a slot's state has seen."""
-        return self._slots.lengths[slot]
-
-    def state_bytes(self, slot: int) -> StateBytes:
-        """Bytes of a slot's state, read off the live cache tensors."""
-        return self._slots.state_bytes(slot)
-
-    def memory(self) -> ModelMemory:
-        """Bytes held now."""
-        return ModelMemory(
-            weights_bytes=self._weights_bytes,
-            slots_bytes=self._slots.reserved_bytes,
-            slots_total=self.slots_total,
-            slots_used=self._slots.taken,
-        )
-
     def close(self) -> None:
         """Drop weights and slots."""
         del self._network, self._slots
 
-    @torch.inference_mode()
-    def poison(self) -> None:
-        """Overwrite all memory that no live token owns with NaN, for tests."""
-        self._slots.poison()
+    def _prefill(self, slot: int, token_ids: Sequence[int], *, logits: int) -> torch.Tensor:
+        return self._forward([slot], [token_ids], logits=logits, prefilling=True)[0]
+
+    def _decode(self, slots: Sequence[int], token_ids: Sequence[int]) -> torch.Tensor:
+        if self._long_rope is None:
+            return self._forward(slots, [[token] for token in token_ids])[:, -1]
+        # transformers rotates a batch with one set of factors.
+        token_of = dict(zip(slots, token_ids, strict=True))
+        rows: dict[int, torch.Tensor] = {}
+        for long in (False, True):
+            batch = [slot for slot in slots if self._long_rope.is_long(slot) is long]
+            if batch:
+                ids = [[token_of[slot]] for slot in batch]
+                rows |= zip(batch, self._forward(batch, ids)[:, -1], strict=True)
+        return torch.stack([rows[slot] for slot in slots])
 
     @torch.inference_mode()
     def _forward(
@@ -145,15 +89,6 @@ class EagerModel:
         if order != list(slots):
             result = result[[order.index(slot) for slot in slots]]
         return result
-
-    def _try_out(self) -> None:
-        """Begin, continue and step a sequence, so that what cannot run fails at load."""
-        slot = self.take()
-        assert slot is not None
-        self.prefill(slot, [0, 0])
-        self.prefill(slot, [0, 0])
-        self.decode([slot], [0])
-        self.release(slot)
 
     @torch.inference_mode()
     def _filled_cache(self, text_config: Any) -> DynamicCache:  # noqa: ANN401 - a config

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.engines.host_process import _environment
+from service.engines.host_process import environment
 from service.engines.torch.heap import EVERY_S, REST_S, Heap
 
 
@@ -85,7 +85,7 @@ def test_memory_of_a_burst_is_returned(tmp_path):
     folder = Path(__file__).parent
     done = subprocess.run(
         [sys.executable, str(folder / "burst_child.py")],
-        env={**_environment(1, tmp_path), "PYTHONPATH": f"{folder}{os.pathsep}{Path.cwd()}"},
+        env={**environment(1, tmp_path), "PYTHONPATH": f"{folder}{os.pathsep}{Path.cwd()}"},
         capture_output=True,
         text=True,
         check=True,

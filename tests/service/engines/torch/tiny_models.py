@@ -10,6 +10,8 @@ import transformers as hf
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from model_registry.spec import ModelSpec, ResolvedModel
+from service.core.events import ModelBuild
+from service.engines.torch.compiled.model import CompiledModel
 
 VOCABULARY_TOKENS = 128
 CONTEXT_TOKENS = 256
@@ -257,3 +259,21 @@ def resolved(name: str, folder: Path, *, dtype: str = "float32") -> ResolvedMode
         dtype=dtype,
     )
     return ResolvedModel(spec=spec, variant=None, path=str(folder), weights_sha256=None)
+
+
+def compiled(
+    network: torch.nn.Module, name: str, *, slots: int = 1, threads: int = 1
+) -> CompiledModel:
+    """A network as a compiled program, whose weights it takes."""
+    dtype = str(network.dtype).removeprefix("torch.")
+    build = ModelBuild(
+        weights_sha256=None,
+        dtype=dtype,
+        quantization=None,
+        engine="torch",
+        engine_version="",
+        device="cpu",
+        kernel_path="compiled",
+    )
+    model = resolved(name, Path(), dtype=dtype)
+    return CompiledModel(network, model, build, slots=slots, threads=threads)

@@ -4,20 +4,9 @@ import pytest
 import tiny_models
 import torch
 
-from service.core.events import ModelBuild
 from service.engines.torch.compiled.architectures import covered
-from service.engines.torch.compiled.model import CompiledModel
 
 TOKEN_IDS = [5, 99, 17, 3, 64, 120, 8, 41, 77, 23, 90, 12]
-BUILD = ModelBuild(
-    weights_sha256=None,
-    dtype="float32",
-    quantization=None,
-    engine="torch",
-    engine_version="",
-    device="cpu",
-    kernel_path="compiled",
-)
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
 
 
@@ -34,12 +23,12 @@ ROPE = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 
     ids=str,
 )
 @torch.inference_mode()
-def test_variants_equal_transformers(name, changes, tmp_path):
+def test_variants_equal_transformers(name, changes):
     """Biases, tied heads, windows and parts of heads: the logits are those of transformers."""
     network = with_biases(tiny_models.network(name, **changes))
     expected = network(torch.tensor([TOKEN_IDS])).logits[0]
 
-    model = CompiledModel(network, tiny_models.resolved(name, tmp_path), BUILD, slots=1, threads=1)
+    model = tiny_models.compiled(network, name)
     found = model.prefill(model.take(), TOKEN_IDS, every_logit=True)
 
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)

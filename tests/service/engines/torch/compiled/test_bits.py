@@ -2,25 +2,14 @@
 
 import random
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import tiny_models
 import torch
 
-from service.core.events import ModelBuild
 from service.engines.torch.compiled.model import CompiledModel
 
 PROMPT = random.Random(5).choices(range(3, 100), k=90)
-NO_BUILD = ModelBuild(
-    weights_sha256=None,
-    dtype="",
-    quantization=None,
-    engine="torch",
-    engine_version="",
-    device="cpu",
-    kernel_path="compiled",
-)
 #: LongRoPE rotates a token by the length of the chunk's end, so cutting changes what is asked.
 NAMES = tuple(name for name in tiny_models.NAMES if "longrope" not in name)
 
@@ -78,13 +67,8 @@ def test_threads_change_no_bit(name, dtype):
     element = getattr(torch, dtype)
     found = []
     for threads in (1, 3):
-        model = CompiledModel(
-            tiny_models.network(name, dtype=element),
-            tiny_models.resolved(name, Path(), dtype=dtype),
-            NO_BUILD,
-            slots=2,
-            threads=threads,
-        )
+        network = tiny_models.network(name, dtype=element)
+        model = tiny_models.compiled(network, name, slots=2, threads=threads)
         found.append(whole(model))
 
     assert torch.equal(*found)

@@ -1,14 +1,10 @@
 """What the tiny models leave at its default: multipliers, biases and rare parts of the hybrids."""
 
 import random
-from pathlib import Path
 
 import pytest
 import tiny_models
 import torch
-
-from service.core.events import ModelBuild
-from service.engines.torch.compiled.model import CompiledModel
 
 TOKENS = 40
 VARIANTS = {
@@ -74,17 +70,7 @@ def test_it_equals_transformers(name, changes):
     tokens = random.Random(4).choices(range(3, 100), k=TOKENS)
     expected = network(torch.tensor([tokens])).logits[0]
 
-    build = ModelBuild(
-        weights_sha256=None,
-        dtype="float32",
-        quantization=None,
-        engine="torch",
-        engine_version="",
-        device="cpu",
-        kernel_path="compiled",
-    )
-    resolved = tiny_models.resolved(name, Path())
-    model = CompiledModel(network, resolved, build, slots=1, threads=1)
+    model = tiny_models.compiled(network, name)
     slot = model.take()
 
     found = model.prefill(slot, tokens, every_logit=True)
