@@ -14,6 +14,7 @@ from model_registry.spec import (
     GgufSource,
     HubSource,
     ModelSpec,
+    Remote,
     Variant,
     WheelSource,
 )
@@ -96,6 +97,19 @@ def read_entry(file: Path) -> CatalogEntry:
             f"{file}: `id` is {spec.id!r}, the file is named {file.stem!r}; "
             f"rename the file to {spec.id}.toml or change `id`"
         )
+    if taken := spec.adapters.keys() & spec.variants.keys():
+        raise CatalogError(
+            f"{file}: `adapters` and `variants` both name {', '.join(sorted(taken))}; rename one"
+        )
+    if (spec.remote is None) is (spec.engine == "openai"):
+        raise CatalogError(
+            f'{file}: engine "openai" and the table [remote] go together; add or remove one'
+        )
+    tuned = {
+        name: Variant(adapter=path, description=f"With the adapter {path}.")
+        for name, path in spec.adapters.items()
+    }
+    spec = msgspec.structs.replace(spec, variants=spec.variants | tuned)
     return CatalogEntry(spec=spec, file=file)
 
 
@@ -115,6 +129,8 @@ def _known_keys(message: str) -> tuple[str, ...]:
     """The keys allowed where an unknown one was found."""
     if "$.variants" in message:
         return Variant.__struct_fields__
+    if "$.remote" in message:
+        return Remote.__struct_fields__
     if "$.sources" in message:
         kinds = (FolderSource, GgufSource, HubSource, WheelSource)
         return tuple(

@@ -6,7 +6,8 @@ from msgspec import Meta, Struct
 
 Family = Literal["transformer", "ssm", "hybrid"]
 Dtype = Literal["bfloat16", "float16", "float32"]
-EngineKind = Literal["torch", "echo"]
+EngineKind = Literal["torch", "vllm", "openai", "echo"]
+Quantization = Literal["int8", "int4", "fp8"]
 
 #: Ids are looked up in a dict and never become a path or a URL of their own.
 ModelId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -60,10 +61,25 @@ Source = FolderSource | GgufSource | HubSource | WheelSource
 class Variant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Another way to hold the same weights, addressed as `model:variant`."""
 
+    engine: EngineKind | None = None
+    """What serves it; None keeps the model's own."""
     dtype: Dtype | None = None
     """Element type of weights; None keeps the model's own."""
-    quantization: Literal["int8", "int4"] | None = None
+    quantization: Quantization | None = None
+    adapter: str | None = None
+    """Folder of a PEFT adapter; a relative path is relative to the TOML file that names it."""
     description: str = ""
+
+
+class Remote(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another server that speaks the OpenAI API and answers in this model's name."""
+
+    base_url: Annotated[str, Meta(pattern=r"^https?://")]
+    """Up to and including `/v1`."""
+    model: str = ""
+    """The name that it knows the model by; empty means the id."""
+    api_key_env: str = ""
+    """Environment variable that holds its API key; empty sends none."""
 
 
 class ModelSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,6 +100,10 @@ class ModelSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     chat_template: Literal["model", "chatml", "none"] = "model"
     """`model`: the template that ships with the tokenizer; `none`: a base model, no chat."""
     variants: dict[ModelId, Variant] = {}
+    adapters: dict[ModelId, str] = {}
+    """PEFT folders by name: each is a variant of the model with that adapter."""
+    remote: Remote | None = None
+    """The server that answers, where the engine is `openai`."""
     architecture: dict[str, Any] = {}
     """The numbers of the published `config.json` that the footprint needs, with `model_type`."""
     architecture_source: str = ""
@@ -102,6 +122,8 @@ class ResolvedModel(Struct, frozen=True, kw_only=True):
     """Local folder with `config.json`, tokenizer files and safetensors; empty for `echo`."""
     weights_sha256: str | None
     """SHA-256 over the weight files' hashes in name order; None where there are no files."""
+    adapter_path: str | None = None
+    """Local folder of the variant's PEFT adapter, None without one."""
 
     @property
     def id(self) -> str:
@@ -109,12 +131,20 @@ class ResolvedModel(Struct, frozen=True, kw_only=True):
         return f"{self.spec.id}:{self.variant}" if self.variant else self.spec.id
 
     @property
-    def dtype(self) -> Dtype:
-        """Element type that the weights are held in."""
-        chosen = self.spec.variants[self.variant].dtype if self.variant else None
-        return chosen or self.spec.dtype
+    def engine(self) -> EngineKind:
+        """What serves it."""
+        return self._chosen.engine or self.spec.engine
 
     @property
-    def quantization(self) -> str | None:
+    def dtype(self) -> Dtype:
+        """Element type that the weights are held in."""
+        return self._chosen.dtype or self.spec.dtype
+
+    @property
+    def quantization(self) -> Quantization | None:
         """Name of the quantization, None for plain weights."""
-        return self.spec.variants[self.variant].quantization if self.variant else None
+        return self._chosen.quantization
+
+    @property
+    def _chosen(self) -> Variant:
+        return self.spec.variants[self.variant] if self.variant else Variant()

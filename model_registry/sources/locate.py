@@ -37,7 +37,7 @@ def locate(entry: CatalogEntry, variant: str | None, models_dir: Path) -> Resolv
     if variant is not None and variant not in spec.variants:
         known = ", ".join(spec.variants) or "none"
         raise UnknownVariant(f"{spec.id} has no variant {variant!r}; it has: {known}")
-    if spec.engine == "echo":
+    if spec.engine in ("echo", "openai"):
         return ResolvedModel(spec=spec, variant=variant, path="", weights_sha256=None)
     found = find_folder(entry, models_dir)
     if found is None:
@@ -46,8 +46,13 @@ def locate(entry: CatalogEntry, variant: str | None, models_dir: Path) -> Resolv
     layers = read_layers(read_config(folder))
     if not layers.servable:
         raise UnsupportedArchitecture(f"{spec.id}: {layers.refusal}")
+    adapter = spec.variants[variant].adapter if variant else None
     return ResolvedModel(
-        spec=spec, variant=variant, path=str(folder), weights_sha256=lock.weights_sha256()
+        spec=spec,
+        variant=variant,
+        path=str(folder),
+        weights_sha256=lock.weights_sha256(),
+        adapter_path=str(local_path(entry, adapter)) if adapter else None,
     )
 
 

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from model_registry.spec import ResolvedModel
+from service.core.errors import ModelNotReady
 from service.core.ports import Engine
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def open_engine(
         torch_host: The process that all models of kind `torch` share.
         max_answer_tokens: Longest answer to a request that names no `max_tokens`.
     """
-    match model.spec.engine:
+    match model.engine:
         case "echo":
             from service.engines.echo import EchoEngine
 
@@ -28,3 +29,5 @@ def open_engine(
             from service.engines.torch_engine import TorchEngine
 
             return TorchEngine(model, torch_host)
+        case kind:
+            raise ModelNotReady(f"{model.id}: there is no engine {kind} here")

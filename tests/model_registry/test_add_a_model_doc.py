@@ -15,6 +15,7 @@ from model_registry.spec import (
     GgufSource,
     HubSource,
     ModelSpec,
+    Remote,
     Variant,
     WheelSource,
 )
@@ -24,6 +25,7 @@ GUIDE = (Path(__file__).parents[2] / "docs" / "add-a-model.md").read_text()
 TABLES = {
     "## Keys of a model": ModelSpec,
     "## Keys of a variant": Variant,
+    "## Keys of a remote server": Remote,
     '### `kind = "folder"`': FolderSource,
     '### `kind = "gguf"`': GgufSource,
     '### `kind = "hub"`': HubSource,

@@ -117,7 +117,28 @@ def test_unknown_key_names_file_key_and_known_keys(tmp_path):
 
     assert f"{tmp_path}/mine.toml" in message
     assert "`dtpye`" in message
-    assert "Known keys: dtype, quantization, description" in message
+    assert "Known keys: engine, dtype, quantization, adapter, description" in message
+
+
+def test_adapters_are_variants(tmp_path):
+    """Each PEFT folder is addressed as `model:name`."""
+    (tmp_path / "mine.toml").write_text(PLAIN.format(id="mine") + "\n[adapters]\npolite = 'p'\n")
+    entry, variant = load_catalog([tmp_path]).find("mine:polite")
+
+    assert entry.spec.variants[variant].adapter == "p"
+
+
+def test_an_adapter_may_not_hide_a_variant(tmp_path):
+    """One name stands for one thing."""
+    both = "\n[adapters]\nx = 'p'\n[variants.x]\ndtype = 'float32'\n"
+
+    assert "both name x" in refusal(tmp_path, PLAIN.format(id="mine") + both)
+
+
+@pytest.mark.parametrize("extra", ["engine = 'openai'", "remote = {base_url = 'http://a/v1'}"])
+def test_a_remote_engine_and_its_server_go_together(tmp_path, extra):
+    """A server that nobody asks, or an engine without one, is a mistake."""
+    assert "[remote]" in refusal(tmp_path, extra + PLAIN.format(id="mine"))
 
 
 def test_unknown_source_key_lists_the_keys_of_sources(tmp_path):
