@@ -120,11 +120,14 @@ def _interpreter(contestant: Contestant, options: Namespace) -> Path:
 
 
 def _cache_mib(path: Path, options: Namespace) -> int:
-    """Memory for the states of all streams, with room for pages that are not full."""
+    """Memory for the states of all streams, with room for pages that are not full.
+
+    vLLM gives every layer of a hybrid pages of one size, that of the largest state.
+    """
     config = json.loads((path / "config.json").read_text())
     streams: int = max(options.streams)
     spare_tokens = options.steps + 4 * streams
     lone = predict(config, context_tokens=max(options.prefill) + spare_tokens)
     many = predict(config, context_tokens=max(options.contexts) + spare_tokens)
     needed_bytes: int = max(lone.state_bytes, streams * many.state_bytes)
-    return math.ceil(1.5 * needed_bytes / 2**20) + 64
+    return math.ceil(3 * needed_bytes / 2**20) + 64

@@ -75,6 +75,7 @@ class Vllm:
                 self._step(answers)
             seconds = time.perf_counter() - begun
             tokens = sum(len(answer) for answer in answers) - before
+        # Fewer: some streams were set aside because their states do not fit into `--cache-mib`.
         assert tokens == steps * len(prompts), f"{tokens} tokens in {steps} steps"
         return seconds
 
