@@ -4,26 +4,21 @@ import asyncio
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from msgspec import msgpack
 
+from service.engines.supervision import last_line, socket_path
 from service.engines.torch.frames import FrameProtocol
 from service.engines.torch.messages import FromHost, ToHost
-
-SOCKET_PATH_BYTES: Final = 100
-"""Longest socket path that is used; UNIX allows 107."""
 
 START_S: Final = 120.0
 """Longest time that a host may take to import torch and connect."""
 
 STOP_S: Final = 5.0
 """How long a host that was told to end may take before it is killed."""
-
-LOG_TAIL_BYTES: Final = 4096
 
 SPIN_COUNT: Final = 20_000
 """How often an OpenMP thread that waits looks again before it sleeps.
@@ -92,21 +87,21 @@ class HostProcess:
         """Live through one child; returns why it ended. Cancelling ends the child."""
         log_path = self._data_dir / "logs" / "torch-host.log"
         log_path.parent.mkdir(parents=True, exist_ok=True)
-        socket_path = self._socket_path()
+        path = socket_path(self._data_dir, f"torch-{os.getpid()}.sock")
         running = asyncio.get_running_loop()
-        server = await running.create_unix_server(self._accept, str(socket_path))
+        server = await running.create_unix_server(self._accept, str(path))
         try:
             with log_path.open("ab") as output:
                 log_start = output.tell()
-                self._process = await self._spawn(socket_path, output)
+                self._process = await self._spawn(path, output)
             try:
                 ended = await self._wait(server)
             finally:
                 await self._end()
         finally:
             server.close()
-            socket_path.unlink(missing_ok=True)
-        last = _last_line(log_path, log_start)
+            path.unlink(missing_ok=True)
+        last = last_line(log_path, log_start)
         return f"The torch host {ended}" + (f"; its last words were: {last}" if last else ".")
 
     def _accept(self) -> "FrameProtocol[FromHost]":
@@ -116,13 +111,13 @@ class HostProcess:
         self._connected.set()
         return self._protocol
 
-    async def _spawn(self, socket_path: Path, output: BinaryIO) -> asyncio.subprocess.Process:
+    async def _spawn(self, path: Path, output: BinaryIO) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "service.engines.torch.host",
             "--socket",
-            str(socket_path),
+            str(path),
             "--threads",
             str(self._threads),
             stdin=asyncio.subprocess.DEVNULL,
@@ -166,16 +161,6 @@ class HostProcess:
             process.kill()
             await process.wait()
 
-    def _socket_path(self) -> Path:
-        folder = (self._data_dir / "run").resolve()
-        name = f"torch-{os.getpid()}.sock"
-        if len(os.fsencode(folder / name)) > SOCKET_PATH_BYTES:
-            return Path(tempfile.mkdtemp(prefix="triptych-")) / name  # 0700 by itself
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
-        (folder / name).unlink(missing_ok=True)
-        return folder / name
-
 
 def environment(threads: int, data_dir: Path) -> dict[str, str]:
     """The child's environment; what tunes it gives way to what the operator has set."""
@@ -201,12 +186,3 @@ def environment(threads: int, data_dir: Path) -> dict[str, str]:
         "TRANSFORMERS_VERBOSITY": "error",
         "PYTHONUNBUFFERED": "1",
     }
-
-
-def _last_line(log_path: Path, start: int) -> str | None:
-    """The last line that the child wrote, None if it wrote nothing."""
-    with log_path.open("rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(start, end - LOG_TAIL_BYTES))
-        lines = file.read().decode("utf-8", "replace").splitlines()
-    return next((line.strip() for line in reversed(lines) if line.strip()), None)

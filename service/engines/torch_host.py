@@ -18,14 +18,9 @@ from service.core.errors import EngineFailed, InvalidRequest, ModelNotReady, Tri
 from service.core.events import EngineEvent, Finished, ModelMemory
 from service.core.ports import LoadProgress, TokenizerInfo
 from service.engines.host_process import HostProcess, default_threads
+from service.engines.supervision import Backoff
 from service.engines.torch import messages as wire
 from service.serving.runtime import HostState, ModelRuntime, Runtime
-
-STEADY_S: Final = 60.0
-"""A host that lived this long is restarted after the shortest wait."""
-
-LONGEST_WAIT_S: Final = 60.0
-"""Longest wait before a restart."""
 
 FATAL_LOADS: Final = 3
 """Host deaths during one model's load after which it is not loaded again by itself."""
@@ -306,14 +301,13 @@ class TorchHost:
 
     async def _supervise(self) -> None:
         """Start the host, and again whenever it dies, while a model is wanted."""
-        deaths = 0
+        backoff = Backoff()
         while self._models:
             self._state, self._restart_at_s = "starting", None
             began_s = time.monotonic()
             reason = await self._live()
             log.error("%s", reason)
-            deaths = 1 if time.monotonic() - began_s >= STEADY_S else deaths + 1
-            wait_s = min(LONGEST_WAIT_S, 2.0 ** (deaths - 1))
+            wait_s = backoff.died(after_s=time.monotonic() - began_s)
             self._state, self._restart_at_s = "restarting", time.monotonic() + wait_s
             self._last_failure = reason
             self._fail_everything(reason)
