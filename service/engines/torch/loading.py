@@ -91,7 +91,7 @@ def _load(
 
 def check(resolved: ResolvedModel) -> None:
     """Raises ModelNotReady if the model is of a kind that is not served."""
-    if resolved.quantization not in (None, "int8"):
+    if resolved.quantization not in (None, "int8", "int4"):
         raise ModelNotReady(
             f"{resolved.id}: the torch engine has no {resolved.quantization} kernels; "
             f"use {resolved.spec.id}"

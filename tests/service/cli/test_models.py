@@ -70,7 +70,8 @@ def test_show_gives_the_path_of_a_model_that_is_here(triptych_models):
 
     assert (Path(shown["path"]) / "model.safetensors").is_file()
     assert re.fullmatch("[0-9a-f]{64}", shown["weights_sha256"])
-    assert shown["names"] == ["reference-ssm", "reference-ssm:float32", "reference-ssm:int8"]
+    variants = ["reference-ssm:float32", "reference-ssm:int8", "reference-ssm:int4"]
+    assert shown["names"] == ["reference-ssm", *variants]
 
 
 def test_show_has_no_path_before_the_pull(triptych_models):

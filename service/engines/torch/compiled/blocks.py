@@ -11,6 +11,7 @@ from service.engines.torch.compiled.ops.linear import embed, head, linear
 from service.engines.torch.compiled.ops.norms import norm
 from service.engines.torch.compiled.packing import Packed, pack
 from service.engines.torch.compiled.program import Buffer, Program
+from service.engines.torch.compiled.quantized import attached
 from service.engines.torch.compiled.states import Slots
 
 
@@ -46,7 +47,7 @@ class Assembly:
         exact: bool = False,
     ) -> Packed:
         """Pack matrices (outputs, inputs) one below the other."""
-        return pack(self.program, weights, biases, exact=exact)
+        return pack(self.program, weights, biases, kind=self.program.kind if exact else None)
 
     def begin(
         self, embedding: torch.nn.Module, head_layer: torch.nn.Module, *, scale: float = 1.0
@@ -54,10 +55,17 @@ class Assembly:
         """Start the stream with the tokens' embeddings; returns the head's matrix."""
         tied = head_layer.weight is embedding.weight
         bias = getattr(head_layer, "bias", None) if tied else None
-        packed = self.pack_weights([embedding.weight], [bias])  # type: ignore[list-item]
+        packed = self._pack_embedding(embedding.weight, bias)
         embed(self.program, packed, self.stream, scale=scale)
         free(embedding)
-        return packed if tied else self.pack(head_layer)
+        if not tied:
+            packed = self._pack_embedding(head_layer.weight, getattr(head_layer, "bias", None))
+        free(head_layer)
+        return packed
+
+    def _pack_embedding(self, weight: Any, bias: Any) -> Packed:  # noqa: ANN401
+        kind = None if attached(weight) else self.program.embeddings
+        return pack(self.program, [weight], [bias], kind=kind)
 
     def normed(
         self,

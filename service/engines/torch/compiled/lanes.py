@@ -18,6 +18,7 @@ I64: Final = ir.IntType(64)
 F32: Final = ir.FloatType()
 WORDS: Final = ir.VectorType(I32, LANES)
 FLOATS: Final = ir.VectorType(F32, LANES)
+HALVES: Final = ir.VectorType(ir.HalfType(), LANES)
 ZERO: Final = ir.Constant(FLOATS, [0.0] * LANES)
 
 
@@ -63,6 +64,11 @@ def splat(builder: Any, value: Any) -> Any:
 def spread(builder: Any, address: Any, kind: ir.Type = F32) -> Any:
     """The number at an address, in every lane."""
     return splat(builder, load(builder, address, kind))
+
+
+def halves(builder: Any, address: Any) -> Any:
+    """The float16 numbers at an address, as float32."""
+    return builder.fpext(load(builder, address, HALVES), FLOATS)
 
 
 def call(builder: Any, name: str, *operands: Any) -> Any:

@@ -21,6 +21,9 @@ from service.engines.torch.model import SlotModel
 #: Most tokens of one pass: longer prompts take several.
 PASS_TOKENS: Final = 512
 
+#: How the matrices of a quantization are stored; a GGUF file's have their own kinds.
+_MATRICES: Final = {"int8": Kind.INT8, "int4": Kind.GROUPED4}
+
 
 class CompiledModel(SlotModel):
     """One loaded model and its slots. Not thread-safe: one loop owns it.
@@ -42,7 +45,7 @@ class CompiledModel(SlotModel):
         super().__init__(text, resolved, build, slots=slots)
         self._pass_tokens = max(slots, PASS_TOKENS)
         kind = Kind.FLOAT32 if network.dtype is torch.float32 else Kind.BFLOAT16
-        matrices = Kind.INT8 if resolved.quantization == "int8" else kind
+        matrices = _MATRICES.get(resolved.quantization or "", kind)
         self._program = Program(
             kind, matrices=matrices, max_tokens=self._pass_tokens, threads=threads
         )

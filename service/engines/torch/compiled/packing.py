@@ -1,7 +1,8 @@
 """Matrices in the order in which tiles read them.
 
 A matrix (outputs, inputs) is cut into panels of 16 outputs, whose lanes lie side by side; four
-panels are interleaved, so that a product reads the whole matrix as one stream.
+panels are interleaved, so that a product reads the whole matrix as one stream. A step of a panel is
+64 bytes of it, 32 bits a lane.
 """
 
 from collections.abc import Sequence
@@ -12,11 +13,9 @@ from torch.nn import functional
 
 from service.engines.torch.compiled.lanes import LANES
 from service.engines.torch.compiled.program import Kind, Program, Uncompilable, aligned_bytes
-from service.engines.torch.compiled.tiles import GROUP
+from service.engines.torch.compiled.quantized import Groups, attached, by_group, by_output
 
 _INTERLEAVED: Final = 4
-#: Inputs of one step, which fill 32 bits a lane.
-_DEPTHS: Final = {Kind.FLOAT32: 1, Kind.BFLOAT16: 2, Kind.INT8: 4}
 
 
 class Packed(NamedTuple):
@@ -38,7 +37,7 @@ class Packed(NamedTuple):
     @property
     def steps(self) -> int:
         """Steps of a tile along the inputs."""
-        return _padded_inputs(self.inputs, self.kind) // _DEPTHS[self.kind]
+        return self.kind.steps(self.inputs)
 
 
 def pack(
@@ -46,17 +45,14 @@ def pack(
     weights: Sequence[torch.Tensor],
     biases: Sequence[torch.Tensor | None] = (),
     *,
-    exact: bool = False,
+    kind: Kind | None = None,
 ) -> Packed:
-    """Pack matrices (outputs, inputs) one below the other; never as int8 if `exact`.
+    """Pack matrices (outputs, inputs) one below the other, as the program's kind of matrices.
 
+    Weights to which groups are attached keep those, unless another kind is asked for.
     Raises Uncompilable if there are bfloat16 matrices with an odd number of inputs.
     """
-    kind = program.kind if exact else program.matrices
-    weight = torch.cat([matrix.detach() for matrix in weights])
-    outputs, inputs = weight.shape
-    if kind is Kind.BFLOAT16 and inputs % 2:
-        raise Uncompilable(f"{inputs} inputs are not pairs")
+    outputs, inputs = sum(weight.shape[0] for weight in weights), int(weights[0].shape[1])
     padded = -(-outputs // LANES) * LANES
     bias = None
     if any(one is not None for one in biases):
@@ -67,32 +63,65 @@ def pack(
             for matrix, one in zip(weights, biases, strict=True)
         ]
         bias = functional.pad(torch.cat(parts), (0, padded - outputs))
-    weight = functional.pad(weight, (0, _padded_inputs(inputs, kind) - inputs, 0, padded - outputs))
-    scales = 0
-    if kind is Kind.INT8:
-        weight, of_outputs = _quantized(weight)
-        scales = program.vector(of_outputs)
+    groups = _kept(weights) if kind is None else None
+    if groups is None:
+        kind = program.matrices if kind is None else kind
+        stream, scales = _packed(kind, torch.cat([matrix.detach() for matrix in weights]))
     else:
-        weight = weight.to(kind.dtype)
-    address = program.hold(_interleaved(weight, _DEPTHS[kind]))
-    return Packed(kind, address, scales, program.vector(bias), inputs, padded)
+        kind = Kind.GROUPED4 if groups.code_bits == 4 else Kind.GROUPED8  # noqa: PLR2004
+        stream, scales = _grouped_stream(groups), None
+    address = program.hold(stream)
+    return Packed(kind, address, program.vector(scales), program.vector(bias), inputs, padded)
 
 
-def _padded_inputs(inputs: int, kind: Kind) -> int:
-    return -(-inputs // GROUP) * GROUP if kind is Kind.INT8 else inputs
+def _kept(weights: Sequence[torch.Tensor]) -> Groups | None:
+    """The groups that all of the weights have, None if one has none."""
+    reads = [attached(weight) for weight in weights]
+    groups = [read() for read in reads if read is not None]
+    if not groups or len(groups) < len(weights):
+        return None
+    codes, scales, minima, bits = zip(*groups, strict=True)
+    return Groups(torch.cat(codes), torch.cat(scales), torch.cat(minima), max(bits))
 
 
-def _quantized(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """8-bit numbers with 128 added, and each output's scale: its largest weight becomes 127."""
-    weight = weight.float()
-    scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-    whole = (weight / scales[:, None]).round_().clamp_(-127, 127)
-    return (whole + 128).to(torch.uint8), scales
-
-
-def _interleaved(weight: torch.Tensor, depth: int) -> torch.Tensor:
-    """(outputs, inputs) in the order of a product's stream, as bytes."""
+def _packed(kind: Kind, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A matrix's stream, and its outputs' scales if it has them."""
     outputs, inputs = weight.shape
+    if kind is Kind.BFLOAT16 and inputs % 2:
+        raise Uncompilable(f"{inputs} inputs are not pairs")
+    if kind is Kind.GROUPED4:
+        return _grouped_stream(by_group(weight)), None
+    pads = kind.steps(inputs) * kind.inputs_per_step - inputs, -outputs % LANES
+    weight = functional.pad(weight, (0, pads[0], 0, pads[1]))
+    if kind is Kind.INT8:
+        codes, scales = by_output(weight)
+        return _interleaved(codes), scales
+    return _interleaved(weight.to(kind.dtype)), None
+
+
+def _grouped_stream(groups: Groups) -> torch.Tensor:
+    """Of each group a step with scales and minima, then its codes, as a grouped tile reads them."""
+    outputs, count = groups.scales.shape
+    below = -outputs % LANES
+    scales, minima, codes = (
+        functional.pad(part, (0, 0, 0, below))
+        for part in (groups.scales, groups.minima, groups.codes)
+    )
+    panels = (outputs + below) // LANES
+    both = torch.stack([scales.half(), minima.half()]).view(2, panels, LANES, count)
+    heads = both.permute(1, 3, 0, 2).contiguous().view(torch.uint8)
+    heads = heads.view(panels, count, LANES, 4).transpose(1, 2).reshape(-1, count, 1, 4)
+    if groups.code_bits == 4:  # noqa: PLR2004 - nibbles
+        low, high = codes.view(outputs + below, count, -1, 2, 4).unbind(3)
+        codes = low | (high << 4)
+    steps = codes.reshape(outputs + below, count, -1, 4)
+    return _interleaved(torch.cat([heads, steps], dim=2).flatten(1))
+
+
+def _interleaved(weight: torch.Tensor) -> torch.Tensor:
+    """(outputs, elements) in the order of a product's stream, as bytes."""
+    outputs, elements = weight.shape
+    depth = 4 // weight.element_size()
     storage = aligned_bytes(weight.nbytes)
     target = storage.view(weight.dtype)
     whole = outputs // (LANES * _INTERLEAVED) * LANES * _INTERLEAVED
@@ -100,6 +129,6 @@ def _interleaved(weight: torch.Tensor, depth: int) -> torch.Tensor:
         part = weight[rows]
         if part.shape[0]:
             panels = min(_INTERLEAVED, part.shape[0] // LANES)
-            cut = part.view(-1, panels, LANES, inputs // depth, depth).permute(0, 3, 1, 2, 4)
-            target[rows.start * inputs : rows.stop * inputs].view(cut.shape).copy_(cut)
+            cut = part.view(-1, panels, LANES, elements // depth, depth).permute(0, 3, 1, 2, 4)
+            target[rows.start * elements : rows.stop * elements].view(cut.shape).copy_(cut)
     return storage

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numba import cfunc
 
+from service.engines.torch.compiled.quantized_tiles import GROUP, SMALL_GROUP
 from service.engines.torch.compiled.team import KERNEL, Instructions
 from service.engines.torch.compiled.vectors import FAST
 
@@ -32,17 +33,44 @@ class Kind(IntEnum):
     FLOAT32 = 0
     BFLOAT16 = 1
     INT8 = 2
-    """Matrices only, and what is multiplied with them."""
+    """Matrices only, from here on, and what is multiplied with them."""
+    GROUPED4 = 3
+    """4 bits, with a float16 scale and minimum for every 32 inputs of an output."""
+    GROUPED8 = 4
+    """The same of 8 bits."""
 
     @property
     def bytes(self) -> int:
-        """Bytes of an element."""
+        """Bytes of an element that is not quantized."""
         return 4 if self is Kind.FLOAT32 else 2
 
     @property
     def dtype(self) -> torch.dtype:
-        """Torch's name for it."""
+        """Torch's name for an element that is not quantized."""
         return torch.float32 if self is Kind.FLOAT32 else torch.bfloat16
+
+    @property
+    def group(self) -> int:
+        """Inputs whose activations share a scale, 0 if they are not quantized."""
+        return {Kind.INT8: GROUP, Kind.GROUPED4: SMALL_GROUP, Kind.GROUPED8: SMALL_GROUP}.get(
+            self, 0
+        )
+
+    @property
+    def inputs_per_step(self) -> int:
+        """Inputs of a tile's step, if all steps hold them."""
+        return {Kind.FLOAT32: 1, Kind.BFLOAT16: 2, Kind.INT8: 4}[self]
+
+    def steps(self, inputs: int) -> int:
+        """Steps of a tile along so many inputs."""
+        groups = -(-inputs // (self.group or 1))
+        match self:
+            case Kind.GROUPED4 | Kind.GROUPED8:
+                return groups * (5 if self is Kind.GROUPED4 else 9)
+            case Kind.INT8:
+                return groups * self.group // self.inputs_per_step
+            case _:
+                return inputs // self.inputs_per_step
 
 
 class Field(IntEnum):
@@ -125,6 +153,8 @@ class Program:
         """Of keys and values, and of what enters a matrix product."""
         self.matrices = kind if matrices is None else matrices
         """Of the matrices that bear another kind."""
+        self.embeddings = Kind.INT8 if self.matrices is Kind.GROUPED4 else self.matrices
+        """Of the tokens' embeddings and of what logits are made with: never fewer than 8 bits."""
         self.max_tokens = max_tokens
         self.threads = threads
         self.head = np.zeros(HEAD_FIELDS, dtype=np.int64)

@@ -76,6 +76,16 @@ def from_bf16(half):
     return _bits_to_float(types.int32(types.uint32(half) << types.uint32(16)))
 
 
+@intrinsic
+def from_f16(typing_context, half):
+    """float32 of a float16 given as its 16 bits."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), _F32)
+
+    return types.float32(types.uint16), generate
+
+
 @njit(inline="always")
 def to_bf16(value):
     """The 16 bits of the nearest bfloat16, ties to even."""

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import msgspec
 import oracle
 import pytest
 import tiny_models
@@ -11,7 +10,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from model_registry.spec import ResolvedModel, Variant
+from model_registry.spec import Quantization, ResolvedModel
 from service.core.errors import ModelNotReady
 from service.engines.torch.loading import load
 
@@ -103,15 +102,13 @@ def test_code_in_the_folder_is_not_run(tmp_path, tiny_folder):
     assert model.vocabulary_tokens == tiny_models.VOCABULARY_TOKENS
 
 
-def quantized(folder: Path, quantization: str) -> ResolvedModel:
-    plain = resolved(folder)
-    spec = msgspec.structs.replace(plain.spec, variants={"q": Variant(quantization=quantization)})
-    return msgspec.structs.replace(plain, spec=spec, variant="q")
+def quantized(folder: Path, quantization: Quantization) -> ResolvedModel:
+    return tiny_models.quantized("llama", folder, quantization)
 
 
 def test_a_quantization_without_kernels_is_refused_by_name(tiny_folder):
     """A quantization that is not there is not silently served as plain weights."""
-    assert "int4" in refusal(quantized(tiny_folder("llama"), "int4"))
+    assert "fp8" in refusal(quantized(tiny_folder("llama"), "fp8"))
 
 
 def test_int8_without_a_program_is_refused_with_the_reason(tiny_folder):

@@ -5,11 +5,12 @@
 
 from pathlib import Path
 
+import msgspec
 import torch
 import transformers as hf
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from model_registry.spec import ModelSpec, ResolvedModel
+from model_registry.spec import ModelSpec, Quantization, ResolvedModel, Variant
 from service.core.events import ModelBuild
 from service.engines.torch.compiled.model import CompiledModel
 
@@ -259,6 +260,16 @@ def resolved(name: str, folder: Path, *, dtype: str = "float32") -> ResolvedMode
         dtype=dtype,
     )
     return ResolvedModel(spec=spec, variant=None, path=str(folder), weights_sha256=None)
+
+
+def quantized(
+    name: str, folder: Path, quantization: Quantization, *, dtype: str = "float32"
+) -> ResolvedModel:
+    """A variant of a checkpoint, named by its quantization."""
+    plain = resolved(name, folder, dtype=dtype)
+    variants = {quantization: Variant(quantization=quantization)}
+    spec = msgspec.structs.replace(plain.spec, variants=variants)
+    return msgspec.structs.replace(plain, spec=spec, variant=quantization)
 
 
 def compiled(

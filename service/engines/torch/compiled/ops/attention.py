@@ -22,7 +22,7 @@ from service.engines.torch.compiled.program import (
     Uncompilable,
     bits,
 )
-from service.engines.torch.compiled.tiles import multiply
+from service.engines.torch.compiled.tiles import multiply_floats
 from service.engines.torch.compiled.vectors import (
     FAST,
     exp,
@@ -274,7 +274,7 @@ def _read(
     held = min(64, end - first)
     stride = (room + 2) * 4
     one = types.float32(1.0)
-    multiply(
+    multiply_floats(
         kind,
         queries,
         size * element,
@@ -296,7 +296,7 @@ def _read(
         seen = min(held, own + 1 - first)
         _soften(scores + i * 256, mixed + i * stride, lost, seen, room)
         put_operand(kind, scores + i * 256, weights + i * 256, 64)
-    multiply(
+    multiply_floats(
         kind,
         weights,
         256,

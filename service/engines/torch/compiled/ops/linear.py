@@ -9,6 +9,7 @@ from service.engines.torch.compiled.tiles import multiply
 from service.engines.torch.compiled.vectors import (
     float32s,
     from_bf16,
+    from_f16,
     int64s,
     number,
     uint8s,
@@ -173,6 +174,23 @@ def head(program: Program, x: Buffer, weight: Packed, *, scale: float = 1.0) -> 
     )
 
 
+@njit
+def _embed_grouped(at, jump, lane, target, width, kind, scale):
+    """A row of a grouped matrix that begins at a lane of its first step."""
+    steps = 5 if kind == 3 else 9
+    for group in range((width + 31) // 32):
+        head, first = at - lane * 4 + group * steps * jump, at + (group * steps + 1) * jump
+        factor = from_f16(uint16s(head)[lane]) * scale
+        least = from_f16(uint16s(head)[16 + lane]) * scale
+        for i in range(min(32, width - group * 32)):
+            if kind == 3:
+                both = uint8s(first + i // 8 * jump)[i % 4]
+                code = types.float32(both & 15 if i % 8 < 4 else both >> 4)
+            else:
+                code = types.float32(uint8s(first + i // 4 * jump)[i % 4])
+            target[group * 32 + i] = code * factor + least
+
+
 @Kernel
 def _embed(address, thread, threads):
     p = int64s(address)
@@ -186,7 +204,9 @@ def _embed(address, thread, threads):
         jump = min(4, panels - group * 4) * 64
         at = w + group * 4 * steps * 64 + (panel - group * 4) * 64 + lane * 4
         target = float32s(out + token * stride)
-        if kind == 2:
+        if kind >= 3:
+            _embed_grouped(at, jump, lane, target, width, kind, scale)
+        elif kind == 2:
             factor = float32s(scales)[ids[token]] * scale
             for i in range(width):
                 stored = types.float32(uint8s(at + i // 4 * jump)[i % 4])

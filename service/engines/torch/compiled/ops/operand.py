@@ -3,7 +3,6 @@
 from numba import njit, types
 
 from service.engines.torch.compiled.program import Buffer, Field, Kernel, Kind, Program
-from service.engines.torch.compiled.tiles import GROUP
 from service.engines.torch.compiled.vectors import (
     FAST,
     float32s,
@@ -32,13 +31,18 @@ def put_operand(kind, row, out, width):
 
 
 @njit(fastmath=FAST, error_model="numpy")
-def _quantize_row(row, out, width):
-    """Groups of 64 values with one scale each, as an int8 tile reads them."""
-    source, groups = float32s(row), (width + 63) // 64
-    scales, corrections = float32s(out + groups * 64), int32s(out + groups * 68)
+def _quantize_row(row, out, width, size):
+    """Groups of `size` values with one scale each, as tiles of quantized matrices read them.
+
+    After the scales come corrections: for groups of 64 the int32 that makes up for columns stored
+    with 128 added, for groups of 32 the float32 that minima are multiplied with.
+    """
+    source, groups = float32s(row), (width + size - 1) // size
+    scales = float32s(out + groups * size)
+    whole, totals = int32s(out + groups * (size + 4)), float32s(out + groups * (size + 4))
     for group in range(groups):
-        first, target = group * 64, int8s(out + group * 64)
-        count = min(64, width - first)
+        first, target = group * size, int8s(out + group * size)
+        count = min(size, width - first)
         largest = types.float32(0.0)
         for i in range(count):
             largest = max(largest, abs(source[first + i]))
@@ -48,10 +52,13 @@ def _quantize_row(row, out, width):
             value = types.int32(nearest(source[first + i] * factor))
             target[i] = types.int8(value)
             total += value
-        for i in range(count, 64):
+        for i in range(count, size):
             target[i] = types.int8(0)
         scales[group] = largest / types.float32(127.0)
-        corrections[group] = types.int32(-128) * total
+        if size == 64:
+            whole[group] = types.int32(-128) * total
+        else:
+            totals[group] = types.float32(total) * scales[group]
 
 
 @Kernel
@@ -60,16 +67,16 @@ def _quantize(address, thread, threads):
     batch = int64s(p[0])
     x, x_stride, width, out, out_stride, kind = p[1], p[2], p[3], p[4], p[5], p[6]
     scratch = batch[16] + thread * batch[17]
-    count = batch[p[7]] * p[8]
+    count, size = batch[p[7]] * p[8], p[9]
     work = float32s(scratch)
     for row in range(count * thread // threads, count * (thread + 1) // threads):
         if kind == 1:
             halves = uint16s(x + row * x_stride)
             for i in range(width):
                 work[i] = from_bf16(halves[i])
-            _quantize_row(scratch, out + row * out_stride, width)
+            _quantize_row(scratch, out + row * out_stride, width, size)
         else:
-            _quantize_row(x + row * x_stride, out + row * out_stride, width)
+            _quantize_row(x + row * x_stride, out + row * out_stride, width, size)
 
 
 def quantized(
@@ -82,15 +89,16 @@ def quantized(
 ) -> Buffer:
     """`x`, an operand, for a product with a matrix of `kind`: as it is, or quantized row by row.
 
-    Each group of 64 values is divided by its largest. One scale a row would be less to store but
+    Each group of values is divided by its largest. One scale a row would be less to store but
     loses what the small values say where a few are large, as they are in language models
     (arXiv 2208.07339).
     """
-    if kind is not Kind.INT8:
+    size = kind.group
+    if not size:
         return x
-    groups = -(-x.width // GROUP)
+    groups = -(-x.width // size)
     out = program.buffer(
-        "quantized", groups * (GROUP + 8), element_bytes=1, rows_per_token=rows_per_token
+        "quantized", groups * (size + 8), element_bytes=1, rows_per_token=rows_per_token
     )
     program.scratch(x.width * 4)
     program.add(
@@ -103,5 +111,6 @@ def quantized(
         program.kind,
         rows,
         rows_per_token,
+        size,
     )
     return out

@@ -8,6 +8,7 @@ import tiny_models
 import torch
 
 from service.engines.torch.compiled.model import CompiledModel
+from service.engines.torch.loading import load
 
 PROMPT = random.Random(5).choices(range(3, 100), k=90)
 #: LongRoPE rotates a token by the length of the chunk's end, so cutting changes what is asked.
@@ -22,6 +23,24 @@ def dtype(request) -> str:
 @pytest.fixture(params=NAMES)
 def model(request, dtype, tiny_model) -> CompiledModel:
     return tiny_model(request.param, dtype, kernels="compiled")
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+@pytest.mark.parametrize("name", ["llama", "mamba2", "jamba-experts"])
+def test_quantized_matrices_change_no_bit(name, quantization, tiny_folder):
+    """Neither cuts nor neighbours are seen in the logits of a quantized model."""
+    resolved = tiny_models.quantized(name, tiny_folder(name), quantization)
+    model = load(resolved, slots=3, progress=lambda _: None)
+    slots = [model.take() for _ in range(2)]
+    cuts = [0, 1, 7, 90]
+    parts = [model.prefill(slots[0], PROMPT[a:b], every_logit=True) for a, b in pairwise(cuts)]
+    model.prefill(slots[1], PROMPT[:89])
+    together = model.decode([slots[1], model.take()], [PROMPT[89], PROMPT[3]])
+
+    model.release(slots[0])
+    expected = whole(model)
+    assert torch.equal(torch.cat(parts), expected)
+    assert torch.equal(together[0], expected[-1])
 
 
 def whole(model: CompiledModel) -> torch.Tensor:
