@@ -159,7 +159,7 @@ def _arm_event(event: ArmEvent, comparison_id: str) -> Struct | None:
                 prompt_tokens=started.prompt_tokens,
             )
         case Delta(text=text, token_ids=token_ids):
-            tokens = len(token_ids)
+            tokens = None if token_ids is None else len(token_ids)
         case Finished(text=""):
             return None
         case Finished(text=text):

@@ -78,7 +78,7 @@ class ArmStarted(Struct, frozen=True, kw_only=True):
     object: Literal["comparison.started"] = "comparison.started"
     arm: int
     model: str
-    prompt_tokens: int
+    prompt_tokens: int | None
 
 
 class ArmDelta(Struct, frozen=True, kw_only=True):
@@ -89,5 +89,5 @@ class ArmDelta(Struct, frozen=True, kw_only=True):
     arm: int
     model: str
     text: str
-    tokens: int
+    tokens: int | None
     """How many tokens were sampled since the last one; their text may still be held back."""

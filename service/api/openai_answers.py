@@ -115,12 +115,15 @@ def completion(request: ChatRequest, wholes: list[WholeText]) -> Completion:
     )
 
 
-def _summed(usages: Iterable[Usage]) -> Usage:
+def _summed(usages: Iterable[Usage | None]) -> Usage | None:
     first, *others = usages
     if not others:
         return first
+    known = [each for each in (first, *others) if each is not None]
+    if len(known) <= len(others):
+        return None
     return Usage(
-        prompt_tokens=sum(each.prompt_tokens for each in (first, *others)),
-        completion_tokens=sum(each.completion_tokens for each in (first, *others)),
-        total_tokens=sum(each.total_tokens for each in (first, *others)),
+        prompt_tokens=sum(each.prompt_tokens for each in known),
+        completion_tokens=sum(each.completion_tokens for each in known),
+        total_tokens=sum(each.total_tokens for each in known),
     )

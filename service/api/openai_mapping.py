@@ -225,9 +225,11 @@ def sampling(wire: SamplingFields, limits: Limits, *, logprobs: int | None) -> S
     return Sampling(**{name: value for name, value in given.items() if value is not None})
 
 
-def usage(record: RequestRecord) -> Usage:
-    """Token counts of a finished record."""
-    prompt_tokens, completion_tokens = record.prompt_tokens or 0, record.completion_tokens or 0
+def usage(record: RequestRecord) -> Usage | None:
+    """Token counts of a finished record; None where another server did not tell them."""
+    prompt_tokens, completion_tokens = record.prompt_tokens, record.completion_tokens
+    if prompt_tokens is None or completion_tokens is None:
+        return None
     cached = record.cached_tokens
     return Usage(
         prompt_tokens=prompt_tokens,

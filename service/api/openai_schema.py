@@ -208,7 +208,7 @@ class ChatCompletion(Struct, frozen=True, kw_only=True):
     created: int
     model: str
     choices: list[ChatChoice]
-    usage: Usage
+    usage: Usage | None
     metrics: AnswerMetrics
     timings: Timings
     system_fingerprint: str | None = None
@@ -238,7 +238,7 @@ class ChatCompletionChunk(Struct, frozen=True, kw_only=True):
     created: int
     model: str
     choices: list[ChatChunkChoice]
-    usage: Usage | UnsetType = UNSET
+    usage: Usage | UnsetType | None = UNSET
     metrics: AnswerMetrics | UnsetType = UNSET
     timings: Timings | UnsetType = UNSET
 
@@ -273,7 +273,7 @@ class Completion(Struct, frozen=True, kw_only=True):
     created: int
     model: str
     choices: list[CompletionChoice]
-    usage: Usage | UnsetType = UNSET
+    usage: Usage | UnsetType | None = UNSET
     metrics: AnswerMetrics | UnsetType = UNSET
     timings: Timings | UnsetType = UNSET
     system_fingerprint: str | None = None

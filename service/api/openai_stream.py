@@ -100,7 +100,8 @@ class AnswerStream:
         self._logprobs: list[TokenLogprob] | None = (
             None if request.sampling.logprobs is None else []
         )
-        self._prompt_tokens = self._completion_tokens = 0
+        self._prompt_tokens: int | None = 0
+        self._completion_tokens: int | None = 0
 
     def headers(self) -> dict[str, str]:
         """Who answers, as far as it is decided."""
@@ -134,7 +135,10 @@ class AnswerStream:
                 self._prompt_tokens = event.prompt_tokens
                 text, logprobs = event.prompt_text or "", event.prompt_logprobs
             case Delta():
-                self._completion_tokens += len(event.token_ids)
+                if event.token_ids is None or self._completion_tokens is None:
+                    self._completion_tokens = None
+                else:
+                    self._completion_tokens += len(event.token_ids)
                 text, logprobs = event.text, event.logprobs
             case Finished():
                 text, logprobs = event.text, None
@@ -154,7 +158,9 @@ class AnswerStream:
             return structs.replace(chunk, usage=self._usage_so_far())
         return chunk
 
-    def _usage_so_far(self) -> Usage:
+    def _usage_so_far(self) -> Usage | None:
+        if self._prompt_tokens is None or self._completion_tokens is None:
+            return None
         return Usage(
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,

@@ -53,7 +53,8 @@ class ModelMemory(Struct, frozen=True, kw_only=True):
 class TokenAlternative(Struct, frozen=True):
     """One candidate for a position."""
 
-    token_id: int
+    token_id: int | None
+    """None where another server tells only its text."""
     text: str
     logprob: float
 
@@ -61,7 +62,8 @@ class TokenAlternative(Struct, frozen=True):
 class TokenLogprob(Struct, frozen=True, kw_only=True):
     """The chosen token's log-probability (natural log) before penalties and temperature."""
 
-    token_id: int
+    token_id: int | None
+    """None where another server tells only its text."""
     text: str
     logprob: float | None
     """None for the first prompt token, which nothing predicts."""
@@ -70,11 +72,13 @@ class TokenLogprob(Struct, frozen=True, kw_only=True):
 
 
 class Started(Struct, frozen=True, kw_only=True, tag="started"):
-    """The first prefill step begins."""
+    """The first prefill step begins; of another server, that its answer begins to arrive."""
 
     queued_ns: int
-    scheduled_ns: int
-    prompt_tokens: int
+    scheduled_ns: int | None
+    """None where it is told with `Finished`, or never."""
+    prompt_tokens: int | None
+    """None where it is told with `Finished`."""
     cached_tokens: int | None = None
     prompt_token_ids: tuple[int, ...] | None = None
     prompt_text: str | None = None
@@ -87,9 +91,10 @@ class Delta(Struct, frozen=True, kw_only=True, tag="delta"):
     """Newly sampled tokens and the text that they complete (it may lag behind, and be empty)."""
 
     text: str
-    token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...] | None
+    """None where another server tells neither the tokens nor how many they are."""
     at_ns: int
-    """When the last of these tokens was sampled."""
+    """When the last of these tokens was sampled; of another server, when they arrived."""
     logprobs: tuple[TokenLogprob, ...] | None = None
 
 
@@ -99,8 +104,12 @@ class Finished(Struct, frozen=True, kw_only=True, tag="finished"):
     reason: FinishReason
     text: str = ""
     """Text that was held back for a stop string and is now certain."""
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    scheduled_ns: int | None = None
+    """When the prefill began, where `Started` could not tell."""
+    cached_tokens: int | None = None
+    """Prompt tokens not computed anew, where `Started` could not tell."""
     first_ns: int | None
     """None if no token was sampled."""
     last_ns: int | None

@@ -29,5 +29,9 @@ def open_engine(
             from service.engines.torch_engine import TorchEngine
 
             return TorchEngine(model, torch_host)
+        case "openai":
+            from service.engines.openai_http import OpenAiEngine, remote_server
+
+            return OpenAiEngine(model, remote_server(model), max_answer_tokens=max_answer_tokens)
         case kind:
             raise ModelNotReady(f"{model.id}: there is no engine {kind} here")

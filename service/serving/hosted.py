@@ -134,7 +134,10 @@ class HostedModel:
         if model is None:
             self._state, self._error = "unavailable", error
             return ModelNotReady(error or "", param="model")
-        engine = self._opening = self._hosting.opener(model)
+        try:
+            engine = self._opening = self._hosting.opener(model)
+        except TriptychError as failure:  # what the catalogue asks for cannot be had here
+            return self._failed(str(failure))
         try:
             # A load disturbs whoever is being measured alone.
             async with self._hosting.gate.shared():
@@ -160,10 +163,13 @@ class HostedModel:
         return engine
 
     async def _abandon(self, engine: Engine, reason: str) -> ModelNotReady:
-        self._state, self._error = "failed", reason
-        self._failed_at_ns = self._hosting.clock_ns()
         with contextlib.suppress(TriptychError):  # the load's own failure is what counts
             await engine.aclose()
+        return self._failed(reason)
+
+    def _failed(self, reason: str) -> ModelNotReady:
+        self._state, self._error = "failed", reason
+        self._failed_at_ns = self._hosting.clock_ns()
         return ModelNotReady(reason, param="model")
 
     async def aclose(self) -> None:

@@ -59,7 +59,7 @@ class Recording:
     def __init__(self, recorder: Recorder, request: ChatRequest) -> None:
         self._recorder = recorder
         self._tokens: list[tuple[int, int]] = []  # (sampled at, tokens since the one before)
-        self._completion_tokens = 0
+        self._completion_tokens: int | None = 0
         self._completion_bytes = 0
         self._text: list[str] | None = [] if recorder.store_content else None
         self.record = RequestRecord(
@@ -121,14 +121,14 @@ class Recording:
                 )
             case Delta():
                 self._take_text(event.text)
-                if event.token_ids:
-                    self._tokens.append((event.at_ns, len(event.token_ids)))
-                    self._completion_tokens += len(event.token_ids)
+                self._take_tokens(event)
             case Finished():
                 self._take_text(event.text)
                 self._note(
                     finish_reason=event.reason,
                     prompt_tokens=event.prompt_tokens,
+                    cached_tokens=_either(event.cached_tokens, self.record.cached_tokens),
+                    scheduled_ns=_either(event.scheduled_ns, self.record.scheduled_ns),
                     completion_tokens=event.completion_tokens,
                     first_ns=event.first_ns,
                     last_ns=event.last_ns,
@@ -156,7 +156,7 @@ class Recording:
     def _answer(self) -> dict[str, object]:
         """What is known of the answer, also of one that was cut short."""
         changes: dict[str, object] = {"closed_ns": self._recorder.clock_ns(), **self._gaps()}
-        if self.record.scheduled_ns is not None:
+        if self.record.queued_ns is not None:
             changes["completion_bytes"] = self._completion_bytes
             if self.record.completion_tokens is None:
                 changes["completion_tokens"] = self._completion_tokens
@@ -177,6 +177,14 @@ class Recording:
             return {}
         shares = {"itl_p50_ns": 0.5, "itl_p95_ns": 0.95, "itl_p99_ns": 0.99, "itl_max_ns": 1.0}
         return {name: round(percentile(gaps_ns, share) or 0) for name, share in shares.items()}
+
+    def _take_tokens(self, delta: Delta) -> None:
+        if delta.token_ids is None:  # nobody knows how many: no count and no gaps
+            self._completion_tokens = None
+            self._tokens.clear()
+        elif delta.token_ids and self._completion_tokens is not None:
+            self._tokens.append((delta.at_ns, len(delta.token_ids)))
+            self._completion_tokens += len(delta.token_ids)
 
     def _take_text(self, text: str) -> None:
         self._completion_bytes += len(text.encode())
@@ -216,6 +224,10 @@ def content_of(prompt: Prompt) -> str:
             return msgspec.json.encode(messages).decode()
         case _:
             return msgspec.json.encode(prompt.token_ids).decode()
+
+
+def _either(first: int | None, second: int | None) -> int | None:
+    return second if first is None else first
 
 
 def _changed(sampling: Sampling) -> dict[str, object] | None:

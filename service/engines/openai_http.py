@@ -1,0 +1,379 @@
+"""Any server of the OpenAI API as an engine: vLLM, llama.cpp, Ollama, another Triptych."""
+
+import os
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any, Final, cast
+
+import httpx
+import msgspec
+from msgspec import Struct
+
+from model_registry.spec import ResolvedModel
+from service.core.chat import ChatPrompt, ChatRequest, Prompt, TextPrompt, TokenPrompt
+from service.core.errors import EngineFailed, ModelNotReady, UnsupportedField
+from service.core.events import (
+    Delta,
+    EngineEvent,
+    Finished,
+    FinishReason,
+    ModelBuild,
+    ModelMemory,
+    Started,
+    StateBytes,
+)
+from service.core.ports import TokenizerInfo
+from service.engines.openai_dialects import (
+    DIALECTS,
+    Dialect,
+    DialectName,
+    body,
+    cached_tokens,
+    prefill_ms,
+)
+from service.engines.openai_failures import of_event, of_status
+from service.engines.openai_wire import Choice, Chunk, decode_chunk, token_logprobs
+from service.engines.sse_data import SseData
+
+CONNECT_S: Final = 10.0
+ANSWER_S: Final = 30.0
+"""Longest wait for an answer to a question about the server itself; streams may take any time."""
+
+_DONE: Final = b"[DONE]"
+
+
+class OpenAiServer(Struct, frozen=True, kw_only=True):
+    """Where a model is answered for, and how to speak to it."""
+
+    base_url: str
+    """Up to and including `/v1`."""
+    model: str
+    """The name that it knows the model by."""
+    api_key: str | None = None
+    uds: str | None = None
+    """Path of the UNIX socket that it listens on."""
+    dialect: DialectName | None = None
+    """None is found out."""
+
+    @property
+    def name(self) -> str:
+        """As messages name it."""
+        return f"The server {self.uds or self.base_url}"
+
+
+class OpenAiEngine:
+    """One model of another server. What the far side does not tell is None."""
+
+    def __init__(
+        self,
+        model: ResolvedModel,
+        server: OpenAiServer,
+        *,
+        max_answer_tokens: int | None = None,
+        state_bytes: Callable[[int], StateBytes] | None = None,
+        build: ModelBuild | None = None,
+    ) -> None:
+        """Open no connection yet.
+
+        Args:
+            model: What the catalogue says of it.
+            server: Who answers.
+            max_answer_tokens: Longest answer to a request that names no `max_tokens`.
+            state_bytes: Bytes of a request's state by its length in tokens, where it is known.
+            build: What exactly answers, where it is known.
+        """
+        self.model = model
+        self.server = server
+        self.dialect: Dialect = DIALECTS[server.dialect or "openai"]
+        self._max_answer_tokens = max_answer_tokens
+        self._state_bytes = state_bytes
+        self._build = build
+        self._context_tokens: int | None = None
+        self._client = _client(server)
+        self._root = server.base_url.rstrip("/").removesuffix("/v1")
+
+    def __repr__(self) -> str:
+        """Name the model and its server."""
+        return f"<OpenAiEngine {self.model.id} at {self.server.uds or self.server.base_url}>"
+
+    async def start(self) -> None:
+        """See that the server has the model. Raises ModelNotReady with the reason."""
+        try:
+            listed = await self._get(f"{self._root}/v1/models")
+            contexts = {each["id"]: each.get("max_model_len") for each in listed["data"]}
+        except (httpx.HTTPError, KeyError, TypeError, msgspec.MsgspecError) as error:
+            raise ModelNotReady(
+                f"{self.model.id}: {self.server.name} does not answer as an OpenAI API would: "
+                f"{error or type(error).__name__}"
+            ) from error
+        if self.server.model not in contexts:
+            known = ", ".join(sorted(contexts)[:10]) or "none"
+            raise ModelNotReady(
+                f"{self.model.id}: {self.server.name} has no model {self.server.model!r}; "
+                f"it has: {known}"
+            )
+        self._context_tokens = contexts[self.server.model]
+        name, version = await self._who()
+        self.dialect = DIALECTS[self.server.dialect or name]
+        self._build = self._build or ModelBuild(
+            weights_sha256=None,
+            dtype=self.model.dtype,
+            quantization=self.model.quantization,
+            engine=self.dialect.name,
+            engine_version=version,
+            device="remote",
+            kernel_path="unknown",
+        )
+
+    async def generate(self, request: ChatRequest) -> AsyncGenerator[EngineEvent]:
+        """Yield Started, Deltas and Finished; closing the generator closes the connection."""
+        assert self._build is not None
+        answer = _Answer(request, self.server.name, self._limit(request))
+        max_tokens = await self._max_tokens(request)
+        wanted = body(request, self.server.model, self.dialect, max_tokens=max_tokens)
+        asked = msgspec.json.encode(wanted)
+        kind = "chat/completions" if isinstance(request.prompt, ChatPrompt) else "completions"
+        try:
+            async with self._client.stream(
+                "POST", f"{self._root}/v1/{kind}", content=asked
+            ) as response:
+                if response.status_code != httpx.codes.OK:
+                    raise of_status(
+                        response.status_code,
+                        response.headers,
+                        await response.aread(),
+                        server=self.server.name,
+                    )
+                events = SseData()
+                async for received in response.aiter_raw():
+                    at_ns = time.monotonic_ns()
+                    for data in events.push(received):
+                        for event in answer.take(data, at_ns):
+                            yield event
+                    if answer.complete:
+                        break
+        except (httpx.HTTPError, msgspec.MsgspecError, ValueError) as error:
+            raise EngineFailed(
+                f"{self.server.name} failed: {error or type(error).__name__}"
+            ) from error
+        yield answer.finished(self._build, self._state_bytes)
+
+    def _limit(self, request: ChatRequest) -> int | None:
+        """After how many tokens the answer is cut here: the far side was told of no limit."""
+        return self._max_answer_tokens if request.sampling.max_tokens is None else None
+
+    async def _max_tokens(self, request: ChatRequest) -> int | None:
+        """What is asked for, None for as many as fit.
+
+        vLLM ends a completion that names no number after 16 tokens, and refuses one too large.
+        """
+        asked, context_tokens = request.sampling.max_tokens, self._context_tokens
+        chat = isinstance(request.prompt, ChatPrompt)
+        if asked is not None or chat or not self.dialect.tokenizes or context_tokens is None:
+            return asked
+        prompt_ids = await self.tokenize(request.prompt, add_special_tokens=True)
+        return max(1, context_tokens - len(prompt_ids))
+
+    def memory(self) -> ModelMemory:
+        """Nothing is known of another machine's memory."""
+        return ModelMemory()
+
+    async def tokenize(self, prompt: Prompt, *, add_special_tokens: bool) -> tuple[int, ...]:
+        """Token ids of a prompt. Raises UnsupportedField where the server cannot tell."""
+        match prompt:
+            case TokenPrompt(token_ids=token_ids):
+                return token_ids
+            case TextPrompt(text=text):
+                asked: dict[str, Any] = {"prompt": text}
+            case ChatPrompt(messages=messages):
+                asked = {"messages": messages}
+        told = await self._ask("/tokenize", asked | {"add_special_tokens": add_special_tokens})
+        return tuple(told["tokens"])
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids. Raises UnsupportedField where the server cannot tell."""
+        told = await self._ask("/detokenize", {"tokens": list(token_ids)})
+        return str(told["prompt"])
+
+    async def tokenizer_info(self) -> TokenizerInfo:
+        """Nothing is told of it."""
+        return TokenizerInfo(bos_token=None, eos_token=None, pad_token=None, chat_template=None)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def _ask(self, path: str, asked: dict[str, Any]) -> dict[str, Any]:
+        if not self.dialect.tokenizes:
+            raise UnsupportedField(f"{self.server.name} does not show its tokenizer.")
+        content = msgspec.json.encode({"model": self.server.model, **asked})
+        try:
+            response = await self._client.post(self._root + path, content=content, timeout=ANSWER_S)
+        except httpx.HTTPError as error:
+            raise EngineFailed(f"{self.server.name} failed: {error}") from error
+        if response.status_code != httpx.codes.OK:
+            raise of_status(
+                response.status_code, response.headers, response.content, server=self.server.name
+            )
+        return cast("dict[str, Any]", response.json())
+
+    async def _get(self, url: str) -> dict[str, Any]:
+        response = await self._client.get(url, timeout=ANSWER_S)
+        if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise of_status(
+                response.status_code, response.headers, response.content, server=self.server.name
+            )
+        response.raise_for_status()
+        return cast("dict[str, Any]", msgspec.json.decode(response.content))
+
+    async def _who(self) -> tuple[DialectName, str]:
+        """What kind of server it is, by what only that kind has, and its version."""
+        for name, path, field in (
+            ("triptych", "/v1/runtime", "version"),
+            ("vllm", "/version", "version"),
+            ("llama.cpp", "/props", "build_info"),
+        ):
+            try:
+                told = await self._get(self._root + path)
+            except (httpx.HTTPError, msgspec.MsgspecError):
+                continue
+            if isinstance(told, dict) and field in told:
+                return cast("DialectName", name), f"{name} {told[field]}"
+        return "openai", "unknown"
+
+
+class _Answer:
+    """One answer as it arrives."""
+
+    def __init__(self, request: ChatRequest, server: str, limit_tokens: int | None) -> None:
+        self._request = request
+        self._server = server
+        self._limit_tokens = limit_tokens
+        self._queued_ns = time.monotonic_ns()
+        self._begun = False
+        self._reason: FinishReason | None = None
+        self._tokens: int | None = 0
+        """Tokens of the answer so far; None if they are not told one by one."""
+        self._prompt_tokens: int | None = None
+        self._first_ns: int | None = None
+        self._last_ns: int | None = None
+        self._last = Chunk()
+        """What came last: with usage and metrics."""
+        self.complete = False
+
+    def take(self, data: bytes, at_ns: int) -> list[EngineEvent]:
+        """What an event of the stream says."""
+        if self.complete:
+            return []
+        if data == _DONE:
+            self.complete = True
+            return []
+        chunk = decode_chunk(data)
+        if bytes(chunk.error) not in (b"", b"null"):
+            raise of_event(bytes(chunk.error), server=self._server)
+        if chunk.usage is not None or chunk.metrics is not None or chunk.timings is not None:
+            self._last = chunk
+        if not chunk.choices:
+            return []
+        (choice, *_) = chunk.choices
+        events: list[EngineEvent] = []
+        if not self._begun:
+            self._begun = True
+            prompt_ids = chunk.prompt_token_ids or choice.prompt_token_ids
+            self._prompt_tokens = len(prompt_ids) if prompt_ids else None
+            events.append(
+                Started(
+                    queued_ns=self._queued_ns, scheduled_ns=None, prompt_tokens=self._prompt_tokens
+                )
+            )
+        delta = self._delta(choice, at_ns)
+        if delta is not None:
+            events.append(delta)
+        if choice.finish_reason is not None:
+            self._reason = _finish_reason(choice.finish_reason, self._server)
+        elif self._limit_tokens is not None and (self._tokens or 0) >= self._limit_tokens:
+            self._reason, self.complete = "length", True
+        return events
+
+    def _delta(self, choice: Choice, at_ns: int) -> Delta | None:
+        """The new tokens, None if there are none."""
+        text = choice.text or (choice.delta.content if choice.delta else None) or ""
+        scores, ids = None, choice.token_ids
+        if choice.logprobs is not None and self._request.sampling.logprobs is not None:
+            scores = token_logprobs(choice.logprobs, ids)
+        if not (text or ids or scores):
+            return None
+        if ids is None or self._tokens is None:
+            self._tokens = None
+        else:
+            self._tokens += len(ids)
+        self._first_ns = self._first_ns or at_ns
+        self._last_ns = at_ns
+        return Delta(
+            text=text, token_ids=None if ids is None else tuple(ids), at_ns=at_ns, logprobs=scores
+        )
+
+    def finished(
+        self, build: ModelBuild, state_bytes: Callable[[int], StateBytes] | None
+    ) -> Finished:
+        """The end. Raises EngineFailed if the server ended without one."""
+        if self._reason is None:
+            raise EngineFailed(f"{self._server} ended the answer without finishing it.")
+        usage, told_ms = self._last.usage, prefill_ms(self._last)
+        scheduled_ns = None
+        if told_ms is not None and self._first_ns is not None:
+            scheduled_ns = max(self._queued_ns, self._first_ns - round(told_ms * 1e6))
+        prompt_tokens = usage.prompt_tokens if usage else self._prompt_tokens
+        completion_tokens = usage.completion_tokens if usage else self._tokens
+        state = self._last.metrics.state if self._last.metrics else None
+        if state is None and state_bytes and prompt_tokens and completion_tokens is not None:
+            state = state_bytes(prompt_tokens + completion_tokens)
+        return Finished(
+            reason=self._reason,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            scheduled_ns=scheduled_ns,
+            cached_tokens=cached_tokens(self._last),
+            first_ns=self._first_ns,
+            last_ns=self._last_ns,
+            state=state or StateBytes(),
+            build=build,
+        )
+
+
+def _finish_reason(told: str, server: str) -> FinishReason:
+    match told:
+        case "stop":
+            return "stop"
+        case "length":
+            return "length"
+    raise EngineFailed(f"{server} ended the answer because of {told}, which is not supported.")
+
+
+def _client(server: OpenAiServer) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=1024)
+    headers = {"content-type": "application/json"}
+    if server.api_key is not None:
+        headers["authorization"] = f"Bearer {server.api_key}"
+    return httpx.AsyncClient(
+        transport=httpx.AsyncHTTPTransport(uds=server.uds, limits=limits),
+        timeout=httpx.Timeout(None, connect=CONNECT_S),
+        headers=headers,
+    )
+
+
+def remote_server(model: ResolvedModel) -> OpenAiServer:
+    """The server that the catalogue names. Raises ModelNotReady where its key is not set."""
+    remote = model.spec.remote
+    assert remote is not None  # the catalogue sees to it
+    api_key = None
+    if remote.api_key_env:
+        api_key = os.environ.get(remote.api_key_env)
+        if not api_key:
+            raise ModelNotReady(
+                f"{model.id}: the environment variable {remote.api_key_env}, which is to hold the "
+                "API key of its server, is not set"
+            )
+    return OpenAiServer(
+        base_url=remote.base_url, model=remote.model or model.spec.id, api_key=api_key
+    )
