@@ -1,11 +1,13 @@
 """The composition root: the only module that knows concrete classes."""
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from litestar import Litestar
 
@@ -17,19 +19,26 @@ from service.api.application import create_api
 from service.api.services import Services
 from service.core.errors import ConfigError
 from service.core.ports import Engine, RecordStore
+from service.core.sizes import human_bytes
 from service.engines import open_engine
 from service.engines.torch_host import TorchHost
 from service.serving.chat import ChatService
 from service.serving.compare import CompareService
 from service.serving.gate import Gate
+from service.serving.memory_report import DeviceUse, MemoryReport, ProcessUse, memory_report
 from service.serving.pool import Pool
 from service.serving.recorder import Recorder
 from service.settings import Settings
 from service.storage import open_store
 from service.storage.folder_lock import FolderLock
+from service.telemetry.available import available
 from service.telemetry.memory import ProcessMemory, ProcessProbe
 from service.telemetry.prometheus import PrometheusMetrics
 from service.telemetry.writer import RecordWriter
+
+#: Of the memory that is free at the start, what models may hold: the rest is for the processes
+#: themselves, for what a load needs for a moment, and for others.
+FREE_SHARE = 0.8
 
 log = logging.getLogger(__name__)
 
@@ -104,10 +113,23 @@ def create_application(settings: Settings) -> Application:
         max_queued_requests=settings.max_queued_requests,
         probe=settings.probe,
     )
+    budget = _budget(settings)
+    processes = process_memory(torch_host)
+
+    async def memory() -> MemoryReport:
+        # To count a process's shared pages goes through all of them.
+        found = await asyncio.to_thread(processes)
+        uses = [
+            ProcessUse(name=name, pid=one.pid, rss_bytes=one.rss_bytes, pss_bytes=one.pss_bytes)
+            for name, one in found.items()
+        ]
+        device = DeviceUse(name=budget.device)
+        return memory_report(budget.budget_bytes, pool.snapshot().values(), uses, device)
+
     metrics = PrometheusMetrics(
         models=lambda: pool.snapshot().values(),
         writer=writer.stats,
-        processes=process_memory(torch_host),
+        processes=processes,
     )
     recorder = Recorder(writer, [metrics], store_content=settings.store_content == "full")
     chat = ChatService(pool, recorder, gate, settings.routes)
@@ -120,6 +142,7 @@ def create_application(settings: Settings) -> Application:
         sink=writer,
         render_metrics=metrics.render,
         runtime=lambda: torch_host.runtime,
+        memory=memory,
         version=__version__,
     )
     return Application(
@@ -131,6 +154,26 @@ def create_application(settings: Settings) -> Application:
         store=store,
         lock=lock,
     )
+
+
+class _Budget(NamedTuple):
+    device: str
+    budget_bytes: int
+
+
+def _budget(settings: Settings) -> _Budget:
+    """Where models are held and how much they may hold: as set, or a share of what is free."""
+    found = available()
+    wanted = settings.memory_budget_bytes
+    budget = _Budget(found.device, wanted or int(found.free_bytes * FREE_SHARE))
+    log.info(
+        "models may hold %s of the %s that are free on %s%s",
+        human_bytes(budget.budget_bytes),
+        human_bytes(found.free_bytes),
+        budget.device,
+        "" if wanted else " (memory_budget = auto)",
+    )
+    return budget
 
 
 def process_memory(torch_host: TorchHost) -> Callable[[], dict[str, ProcessMemory]]:

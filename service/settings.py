@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from service.core.errors import ConfigError
 from service.core.routing import Route, RouteId
+from service.core.sizes import parse_bytes
 
 
 class TorchSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,6 +40,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Requests that one model answers at once."""
     max_queued_requests: Annotated[int, Meta(ge=0)] = 256
     """Requests that may wait or run for one model before new ones get 503."""
+    memory_budget: int | str = "auto"
+    """Memory for models and their requests, as `"8GiB"` or in bytes; `"auto"`: 80 % of what is free
+    at the start."""
     prefill_chunk_tokens: Annotated[int, Meta(ge=1)] = 256
     """Longest piece of a prompt that is prefilled between two decode steps."""
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 1_048_576
@@ -59,6 +63,25 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     routes: dict[RouteId, Route] = {}
     """Model ids that name several arms."""
+
+    def __post_init__(self) -> None:
+        """Refuse a budget that is no size; msgspec names the settings file."""
+        if self.memory_budget_bytes is not None and self.memory_budget_bytes <= 0:
+            raise ValueError(f"memory_budget: {self.memory_budget!r} leaves no memory for models")
+
+    @property
+    def memory_budget_bytes(self) -> int | None:
+        """The budget in bytes; None where it is to be found out."""
+        match self.memory_budget:
+            case "auto":
+                return None
+            case str(text) if not text.isdecimal():
+                try:
+                    return parse_bytes(text)
+                except ValueError as error:
+                    raise ValueError(f"memory_budget: {error}, or `auto`") from None
+            case count:
+                return int(count)
 
 
 def load_settings(path: Path | None, overrides: dict[str, Any]) -> Settings:

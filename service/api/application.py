@@ -12,6 +12,7 @@ from service.api.description import Description
 from service.api.docs_page import docs_router, openapi_document
 from service.api.errors import EXCEPTION_HANDLERS
 from service.api.fields import FieldCheck
+from service.api.memory_routes import show_memory
 from service.api.openai_routes import create_chat_completion, create_completion
 from service.api.ops_routes import health, livez, prometheus_metrics, ready, show_runtime
 from service.api.records_routes import record_handlers
@@ -34,6 +35,7 @@ ROUTES: list[ControllerRouterHandler] = [
     livez,
     prometheus_metrics,
     show_runtime,
+    show_memory,
     docs_router,
     openapi_document,
     *record_handlers,

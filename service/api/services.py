@@ -1,11 +1,12 @@
 """What the routes work with, built by the composition root."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from service.core.ports import RecordSink, RecordStore
 from service.serving.chat import ChatService
 from service.serving.compare import CompareService
+from service.serving.memory_report import MemoryReport
 from service.serving.pool import Pool
 from service.serving.runtime import Runtime
 from service.settings import Settings
@@ -25,4 +26,6 @@ class Services:
     """The page that Prometheus scrapes, and its content type."""
     runtime: Callable[[], Runtime]
     """What the models of this machine run on."""
+    memory: Callable[[], Awaitable[MemoryReport]]
+    """Who holds how much."""
     version: str

@@ -14,9 +14,9 @@ from model_registry.errors import CorruptFile, RegistryError, UnsupportedArchite
 from model_registry.footprint import DTYPE_BYTES
 from model_registry.sources.locate import find_folder
 from model_registry.spec import Source
-from service.cli.amounts import human_bytes
 from service.cli.catalog_place import CatalogPlace
 from service.cli.context_lengths import human_tokens
+from service.core.sizes import human_bytes
 
 UNVERIFIED_MARK = "*"
 UNVERIFIED_NOTE = (

@@ -8,7 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from service.cli.amounts import human_bytes
+from service.core.sizes import human_bytes
 
 #: One colour an arm, told apart also by those who see few colours (Okabe and Ito 2008).
 COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#0072b2", "#d55e00", "#999999")

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from model_registry.spec import Family
-from service.cli.amounts import human_bytes
 from service.cli.context_lengths import human_tokens
 from service.cli.memory_report import MemoryReport, SizedModel
+from service.core.sizes import human_bytes
 
 #: Told apart also by those who see few colours (Okabe and Ito 2008); yellow is too pale on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#999999")

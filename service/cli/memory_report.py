@@ -11,10 +11,10 @@ from rich.text import Text
 from model_registry.errors import UnsupportedArchitecture
 from model_registry.footprint import Footprint, predict
 from model_registry.spec import Dtype, Family
-from service.cli.amounts import human_bytes
 from service.cli.catalog_place import CatalogPlace
 from service.cli.catalog_view import UNVERIFIED_NOTE, mark
 from service.cli.context_lengths import human_tokens, read_tokens
+from service.core.sizes import human_bytes
 
 BEYOND_MARK = "†"
 _PARTS = (

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from service import __version__
 from service.app import Application, create_application
-from service.cli.amounts import human_bytes
 from service.core.errors import ConfigError
+from service.core.sizes import human_bytes
 from service.server import address, listen
 from service.server import serve as serve_http
 from service.settings import Settings, load_settings
@@ -35,6 +35,11 @@ DEFAULTS = Settings()
     multiple=True,
     help="A model to load at start; may be repeated, `none` loads nothing. "
     "[default: the reference models]",
+)
+@click.option(
+    "--memory-budget",
+    help="Memory for models and their requests, such as 8GiB; `auto` takes 80 % of what is free. "
+    f"[default: {DEFAULTS.memory_budget}]",
 )
 @click.option("--config", type=click.Path(path_type=Path), help="A TOML file with settings.")
 def serve(config: Path | None, **options: Any) -> None:  # noqa: ANN401 (click's values)

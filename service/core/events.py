@@ -47,6 +47,8 @@ class ModelMemory(Struct, frozen=True, kw_only=True):
     """Everything reserved for requests' state."""
     slots_total: int | None = None
     slots_used: int | None = None
+    snapshots_bytes: int | None = None
+    """States of prefixes that later requests may continue."""
     workspace_bytes: int | None = None
 
 

@@ -134,6 +134,8 @@ class EchoEngine:
             slots_bytes=0,
             slots_total=self.behaviour.slots,
             slots_used=self._running,
+            snapshots_bytes=0,
+            workspace_bytes=0,
         )
 
     async def tokenize(self, prompt: Prompt, *, add_special_tokens: bool) -> tuple[int, ...]:  # noqa: ARG002  it has none

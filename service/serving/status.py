@@ -4,7 +4,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from model_registry.spec import ModelSpec
+from model_registry.spec import EngineKind, ModelSpec
 from service.core.events import ModelMemory
 from service.core.ports import LoadProgress
 
@@ -45,6 +45,22 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     memory: ModelMemory | None = None
     load_ns: int | None = None
     """How long the last load took."""
+    pinned: bool = False
+    """Never unloaded to make room for others, nor for resting."""
+    predicted_bytes: int | None = None
+    """What it holds at rest by the registry's formulas."""
+    measured_bytes: int | None = None
+    """What it held at rest when it was loaded last."""
+    requests_state_bytes: int | None = None
+    """Booked for the state of running requests, at their longest."""
+    last_used_s: float | None = None
+    """Seconds since its last request began or ended; None if it had none."""
+
+    @property
+    def engine(self) -> EngineKind:
+        """What serves it."""
+        chosen = self.spec.variants[self.variant].engine if self.variant else None
+        return chosen or self.spec.engine
 
     @property
     def servable(self) -> bool:

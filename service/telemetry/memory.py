@@ -13,15 +13,13 @@ _REST_NS = 500_000_000
 class ProcessMemory(Struct, frozen=True, kw_only=True):
     """Bytes of one process; None where the kernel does not tell."""
 
+    pid: int | None = None
     rss_bytes: int | None
     """Resident pages, shared ones counted whole (`/proc/PID/statm`)."""
     pss_bytes: int | None
     """Resident pages, shared ones counted by share (`/proc/PID/smaps_rollup`)."""
     peak_rss_bytes: int | None
     """Most that was ever resident (`VmHWM` of `/proc/PID/status`)."""
-
-
-_GONE = ProcessMemory(rss_bytes=None, pss_bytes=None, peak_rss_bytes=None)
 
 
 class ProcessProbe:
@@ -34,7 +32,7 @@ class ProcessProbe:
         self._pid = pid
         self._clock_ns = clock_ns
         self._read_ns: int | None = None
-        self._latest = _GONE
+        self._latest = _gone(pid)
 
     def read(self) -> ProcessMemory:
         """The latest reading; all None once the process is gone."""
@@ -50,17 +48,25 @@ def _read(pid: int | None) -> ProcessMemory:
         process = psutil.Process(pid)
         full = process.memory_full_info()
     except psutil.NoSuchProcess:
-        return _GONE
+        return _gone(pid)
     except psutil.AccessDenied:
         # Another user's process: statm is readable where smaps is not.
         return ProcessMemory(
-            rss_bytes=process.memory_info().rss, pss_bytes=None, peak_rss_bytes=_peak(process.pid)
+            pid=process.pid,
+            rss_bytes=process.memory_info().rss,
+            pss_bytes=None,
+            peak_rss_bytes=_peak(process.pid),
         )
     return ProcessMemory(
+        pid=process.pid,
         rss_bytes=full.rss,
         pss_bytes=getattr(full, "pss", None),
         peak_rss_bytes=_peak(process.pid),
     )
+
+
+def _gone(pid: int | None) -> ProcessMemory:
+    return ProcessMemory(pid=pid, rss_bytes=None, pss_bytes=None, peak_rss_bytes=None)
 
 
 def _peak(pid: int) -> int | None:

@@ -59,6 +59,10 @@ def test_an_option_overrides_the_file(tmp_path):
         ("torch.kernels = 'fast'", r"torch\.kernels"),
         ("[torch]\nmax_itl_ms = 0", r"torch\.max_itl_ms"),
         ("torch.thread = 1", "thread"),
+        ("memory_budget = '8G'", "memory_budget: '8G' is not a size"),
+        ("memory_budget = 0", "leaves no memory"),
+        ("memory_budget = -5", "leaves no memory"),
+        ("memory_budget = 1.5", "memory_budget"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path, text, named):
@@ -67,6 +71,14 @@ def test_a_wrong_file_is_refused_by_name(tmp_path, text, named):
 
     with pytest.raises(ConfigError, match=rf"triptych\.toml.*{named}"):
         load_settings(tmp_path / "triptych.toml", {})
+
+
+@pytest.mark.parametrize(
+    ("given", "count"), [("8GiB", 8 * 2**30), (4096, 4096), ("4096", 4096), ("auto", None)]
+)
+def test_a_budget_is_a_size_or_bytes_or_auto(given, count):
+    """Options come as text, so bytes may be text too."""
+    assert load_settings(None, {"memory_budget": given}).memory_budget_bytes == count
 
 
 def test_a_missing_file_is_refused(tmp_path):

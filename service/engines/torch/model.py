@@ -128,6 +128,7 @@ class SlotModel(ABC):
             slots_bytes=self._slots.reserved_bytes,
             slots_total=self.slots_total,
             slots_used=self._slots.taken,
+            snapshots_bytes=0,
             workspace_bytes=self._workspace_bytes,
         )
 

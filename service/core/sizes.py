@@ -1,0 +1,33 @@
+"""Sizes in bytes as people write and read them."""
+
+import re
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]i?B|B)")
+_UNITS: dict[str, int] = {"B": 1} | {
+    f"{letter}{suffix}": base**power
+    for power, letter in enumerate("KMGT", 1)
+    for suffix, base in (("iB", 1024), ("B", 1000))
+}
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes that a size such as `8GiB` names. Raises ValueError with what is allowed."""
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        raise ValueError(
+            f"{text!r} is not a size; write a number and a unit, such as 8GiB or 500MB "
+            f"({', '.join(_UNITS)})"
+        )
+    return round(float(found[1]) * _UNITS[found[2]])
+
+
+def human_bytes(count: float) -> str:
+    """Bytes in binary units, three significant digits: `1.46 MiB`."""
+    value, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if abs(value) < 1024:  # noqa: PLR2004 (the binary step)
+            break
+        value, unit = value / 1024, larger
+    # From 1000 on, `g` would switch to an exponent.
+    digits = ".0f" if unit == "B" or abs(value) >= 100 else ".3g"  # noqa: PLR2004
+    return f"{value:{digits}} {unit}"
