@@ -1,10 +1,12 @@
 """What the service itself costs a token: CPU time of its process over the tokens it streamed.
 
 The echo engine answers at once, so everything that is counted is HTTP, serving, recording and SSE.
-CPU time is read from /proc and not from the clock, so that the client beside it does not count.
-The last line of output is one JSON document with the same data.
+With `--remote` a second service stands before it, whose model is the first one's: what a token of
+another server costs. CPU time is read from /proc and not from the clock, so that the client beside
+it does not count. The last line of output is one JSON document with the same data.
 
     python benchmarks/service_overhead.py --streams 1 8 32
+    python benchmarks/service_overhead.py --streams 1 8 32 --remote --itl-ms 20
 """
 
 import argparse
@@ -17,19 +19,30 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
 from rich.console import Console
 from rich.table import Table
 
-ECHO = """
+MODEL = """
 id = "echo"
 family = "transformer"
 licence = "Apache-2.0"
 context_tokens = 65536
-engine = "echo"
 sources = []
+"""
+ECHO = """
+engine = "echo"
+[architecture]
+itl_ms = {itl_ms}
+"""
+REMOTE = """
+engine = "openai"
+[remote]
+base_url = "{base_url}/v1"
 """
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -74,6 +87,30 @@ async def measure(base_url: str, pid: int, streams: int, words: int, repeats: in
         }
 
 
+@contextmanager
+def service(model: str) -> Iterator[tuple[str, int]]:
+    """Address and process id of a service with one loaded model."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "echo.toml").write_text(MODEL + model)
+        command = [sys.executable, "-m", "service", "serve", "--port", "0", "--preload", "echo"]
+        process = subprocess.Popen(
+            [*command, "--models", folder, "--data-dir", f"{folder}/data"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            found = None
+            while found is None:
+                found = re.search(r"http://[\w.]+:\d+", process.stdout.readline())
+            while not httpx.get(f"{found.group()}/ready").is_success:
+                time.sleep(0.1)
+            yield found.group(), process.pid
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
 def main() -> None:
     """Start the service, measure, print."""
     parser = argparse.ArgumentParser(
@@ -83,45 +120,31 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--remote", action="store_true", help="a second service before the first")
+    parser.add_argument("--itl-ms", type=float, default=0.0, help="pause between two tokens")
     options = parser.parse_args()
 
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "echo.toml").write_text(ECHO)
-        command = [sys.executable, "-m", "service", "serve", "--port", "0", "--preload", "echo"]
-        service = subprocess.Popen(
-            [*command, "--models", folder, "--data-dir", f"{folder}/data"],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            assert service.stdout is not None
-            found = None
-            while found is None:
-                found = re.search(r"http://[\w.]+:\d+", service.stdout.readline())
-            base_url = found.group()
-            while not httpx.get(f"{base_url}/ready").is_success:
-                time.sleep(0.1)
-            rows = []
-            for streams in options.streams:
-                runs = [
-                    asyncio.run(
-                        measure(base_url, service.pid, streams, options.words, options.repeats)
-                    )
-                    for _ in range(options.runs)
-                ]
-                rows.append(
-                    {
-                        "streams": streams,
-                        "cpu_us_per_token": statistics.median(r["cpu_us_per_token"] for r in runs),
-                        "tokens_per_s": statistics.median(r["tokens_per_s"] for r in runs),
-                        "runs": runs,
-                    }
-                )
-        finally:
-            service.terminate()
-            service.wait(30)
+    with ExitStack() as stack:
+        base_url, pid = stack.enter_context(service(ECHO.format(itl_ms=options.itl_ms)))
+        if options.remote:
+            base_url, pid = stack.enter_context(service(REMOTE.format(base_url=base_url)))
+        rows = []
+        for streams in options.streams:
+            runs = [
+                asyncio.run(measure(base_url, pid, streams, options.words, options.repeats))
+                for _ in range(options.runs)
+            ]
+            rows.append(
+                {
+                    "streams": streams,
+                    "cpu_us_per_token": statistics.median(r["cpu_us_per_token"] for r in runs),
+                    "tokens_per_s": statistics.median(r["tokens_per_s"] for r in runs),
+                    "runs": runs,
+                }
+            )
 
-    table = Table("streams", "CPU µs/token", "tokens/s", title="service overhead, echo engine")
+    engine = "another server" if options.remote else "echo engine"
+    table = Table("streams", "CPU µs/token", "tokens/s", title=f"service overhead, {engine}")
     for row in rows:
         table.add_row(
             str(row["streams"]), f"{row['cpu_us_per_token']:.1f}", f"{row['tokens_per_s']:.0f}"
