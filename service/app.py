@@ -97,6 +97,7 @@ def create_application(settings: Settings) -> Application:
         max_answer_tokens=settings.max_answer_tokens,
         kernels=settings.torch.kernels,
         threads=settings.torch.threads,
+        stall_s=settings.stall_s,
     )
 
     def opener(model: ResolvedModel) -> Engine:

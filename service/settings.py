@@ -51,6 +51,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Largest `max_tokens`, and the default where a request names none."""
     keepalive_s: Annotated[float, Meta(gt=0)] = 10.0
     """Longest silence of a stream, in seconds, before a comment line is sent."""
+    stall_s: Annotated[float, Meta(gt=0)] = 60.0
+    """How long an engine may make no step while requests run, in seconds, before it is killed."""
     drain_s: Annotated[float, Meta(ge=0)] = 30.0
     """How long a shutdown waits for running requests, in seconds."""
     always_include_usage: bool = False

@@ -43,7 +43,7 @@ ROUTES: dict[str, Any] = {
 class LiveService:
     """Its address, and a way into its event loop."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, *, more_models: tuple[str, ...] = (), **settings: Any) -> None:
         models = folder / "models-of-the-test"
         models.mkdir(parents=True)
         for name, behaviour in MODELS.items():
@@ -54,7 +54,7 @@ class LiveService:
                 f"[architecture]\n{behaviour}\n"
             )
         known: dict[str, Any] = {"preload": ("echo",), "data_dir": str(folder)}
-        self.settings = Settings(models=(str(models),), **(known | settings))
+        self.settings = Settings(models=(str(models), *more_models), **(known | settings))
         self.socket = listen("127.0.0.1", 0)
         self.base_url = address(self.socket)
         self.application: Application | None = None

@@ -14,7 +14,14 @@ from service.api.errors import EXCEPTION_HANDLERS
 from service.api.fields import FieldCheck
 from service.api.memory_routes import show_memory
 from service.api.openai_routes import create_chat_completion, create_completion
-from service.api.ops_routes import health, livez, prometheus_metrics, ready, show_runtime
+from service.api.ops_routes import (
+    decoding,
+    health,
+    livez,
+    prometheus_metrics,
+    ready,
+    show_runtime,
+)
 from service.api.records_routes import record_handlers
 from service.api.registry_routes import get_model, list_models
 from service.api.request_id import add_request_id
@@ -31,6 +38,7 @@ ROUTES: list[ControllerRouterHandler] = [
     detokenize,
     describe_tokenizer,
     health,
+    decoding,
     ready,
     livez,
     prometheus_metrics,

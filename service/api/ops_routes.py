@@ -45,6 +45,18 @@ class Readiness(Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class DecodeHealth(Struct, frozen=True, kw_only=True):
+    """Whether engines make steps for the requests that they hold."""
+
+    status: Literal["ok", "idle", "stalled"]
+    running: int
+    """Requests that wait in engines or run."""
+    silent_s: float | None
+    """Seconds without a step of the engine that is silent longest; null while nothing runs."""
+    stalled: list[str]
+    """Models whose engine hung or died and is being started again."""
+
+
 class Alive(Struct, frozen=True, kw_only=True):
     """The event loop turns."""
 
@@ -68,6 +80,13 @@ async def health(services: Deps) -> Health:
         loading=[name for name, status in models.items() if status.state == "loading"],
         troubles=troubles,
     )
+
+
+@get("/health/decode", summary="Whether engines make steps", tags=["operations"])
+async def decoding(services: Deps) -> Response[DecodeHealth]:
+    """503 while an engine that hung or died is being started again; 200 if all step or rest."""
+    found = decode_health(services.pool)
+    return Response(found, status_code=503 if found.status == "stalled" else 200)
 
 
 @get("/ready", summary="Whether requests should be sent here", tags=["operations"])
@@ -105,6 +124,22 @@ async def _recording(sink: RecordSink) -> bool:
     except (StoreUnavailable, TimeoutError):
         return False
     return True
+
+
+def decode_health(pool: Pool) -> DecodeHealth:
+    """From what the engines of loaded models know."""
+    looked = ((name, hosted.pulse()) for name, hosted in pool.models.items())
+    pulses = {name: pulse for name, pulse in looked if pulse is not None}
+    running = sum(pulse.running for pulse in pulses.values())
+    silences_s = [pulse.silent_s for pulse in pulses.values() if pulse.silent_s is not None]
+    stalled = [name for name, pulse in pulses.items() if pulse.stalled]
+    working: Literal["ok", "idle"] = "ok" if running else "idle"
+    return DecodeHealth(
+        status="stalled" if stalled else working,
+        running=running,
+        silent_s=max(silences_s, default=None),
+        stalled=stalled,
+    )
 
 
 def readiness(pool: Pool) -> Readiness:

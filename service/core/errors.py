@@ -3,7 +3,8 @@
     TriptychError
     ├── InvalidRequest            the request itself is wrong; nothing was started
     │   ├── UnsupportedField      a known field that is not supported here, refused by name
-    │   └── ContextOverflow       prompt and answer do not fit the model's context
+    │   ├── ContextOverflow       prompt and answer do not fit the model's context
+    │   └── PoisonedRequest       the engine died each time that it ran this request
     ├── NotFound                  no such record, route or page
     │   └── ModelNotFound         no such model, variant or route
     ├── Unavailable               try again later
@@ -11,7 +12,8 @@
     │   ├── ModelNotReady         the model could not be loaded, or its files are not here
     │   ├── Draining              the service is shutting down
     │   ├── StoreUnavailable      records cannot be written or read: disk full, locked, gone
-    │   └── EngineFailed          the engine died or failed while it held the request
+    │   └── EngineFailed          the engine failed while it held the request
+    │       └── EngineDied        its process died, was killed, or hung and was killed
     └── ConfigError               settings or catalogue are wrong: names file, key and fix
 
 `code` is stable and machine-readable; `service.api.errors` maps classes to HTTP statuses.
@@ -67,6 +69,12 @@ class ContextOverflow(InvalidRequest):
         )
 
 
+class PoisonedRequest(InvalidRequest):
+    """The engine died each time that it ran this request, so it is not run again."""
+
+    code = "poisoned_request"
+
+
 class NotFound(TriptychError):
     """No such thing."""
 
@@ -110,9 +118,22 @@ class StoreUnavailable(Unavailable):
 
 
 class EngineFailed(Unavailable):
-    """The engine died or failed while it held the request."""
+    """The engine failed while it held the request."""
 
     code = "engine_failed"
+
+
+class EngineDied(EngineFailed):
+    """The engine's process died, was killed, or hung and was killed."""
+
+    code = "engine_died"
+
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, suspect: bool = True
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.suspect = suspect
+        """Whether this request may have been what ended it."""
 
 
 class ConfigError(TriptychError):

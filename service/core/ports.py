@@ -80,6 +80,25 @@ class Supervised(Protocol):
         """Why it cannot answer now, in words safe to show; None if it can."""
 
 
+class Pulse(Struct, frozen=True, kw_only=True):
+    """Whether an engine makes steps while requests of one model run."""
+
+    running: int
+    """How many wait or run."""
+    silent_s: float | None
+    """Seconds since its last step; None while nothing runs."""
+    stalled: bool
+    """Whether it hung or died, and is being started again."""
+
+
+@runtime_checkable
+class Pulsing(Protocol):
+    """An engine that knows whether it makes steps."""
+
+    def pulse(self) -> Pulse:
+        """Whether it does now, from memory."""
+
+
 class RecordFilter(Struct, frozen=True, kw_only=True):
     """Which records; None does not restrict."""
 

@@ -12,6 +12,7 @@ from msgspec import msgpack
 
 from service.engines.supervision import last_line, socket_path
 from service.engines.torch.frames import FrameProtocol
+from service.engines.torch.last_step import LastStep
 from service.engines.torch.messages import FromHost, ToHost
 
 START_S: Final = 120.0
@@ -62,11 +63,19 @@ class HostProcess:
     """
 
     def __init__(
-        self, data_dir: Path, *, threads: int, on_message: Callable[[FromHost], None]
+        self,
+        data_dir: Path,
+        *,
+        threads: int,
+        heartbeat_s: float,
+        on_message: Callable[[FromHost], None],
     ) -> None:
         self._data_dir = data_dir
         self._threads = threads
+        self._heartbeat_s = heartbeat_s
         self._on_message = on_message
+        self._last_step: LastStep | None = None
+        self._killed_for: str | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._protocol: FrameProtocol[FromHost] | None = None
         self._lost = asyncio.Event()
@@ -83,6 +92,16 @@ class HostProcess:
         if self._protocol is not None:
             self._protocol.send(message)
 
+    def kill(self, reason: str) -> None:
+        """End the child at once, even a stopped one; *reason* says what it did wrong."""
+        if self.pid is not None and self._process is not None:
+            self._killed_for = reason
+            self._process.kill()
+
+    def last_step(self) -> tuple[str, ...]:
+        """Ids of the requests that its engine computes for, or did when it ended; may be none."""
+        return self._last_step.read() if self._last_step is not None else ()
+
     async def run(self) -> str:
         """Live through one child; returns why it ended. Cancelling ends the child."""
         log_path = self._data_dir / "logs" / "torch-host.log"
@@ -98,6 +117,8 @@ class HostProcess:
                 ended = await self._wait(server)
             finally:
                 await self._end()
+            if self._killed_for is not None:
+                ended = f"{self._killed_for}, and was killed"
         finally:
             server.close()
             path.unlink(missing_ok=True)
@@ -112,20 +133,25 @@ class HostProcess:
         return self._protocol
 
     async def _spawn(self, path: Path, output: BinaryIO) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "service.engines.torch.host",
-            "--socket",
-            str(path),
-            "--threads",
-            str(self._threads),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=environment(self._threads, self._data_dir),
-            start_new_session=True,  # a terminal's Ctrl-C is for the service alone
-        )
+        shared = LastStep.create()
+        try:
+            self._last_step = LastStep(shared)
+            return await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "service.engines.torch.host"),
+                *("--socket", str(path)),
+                *("--threads", str(self._threads)),
+                *("--heartbeat", str(self._heartbeat_s)),
+                *("--last-step", str(shared)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment(self._threads, self._data_dir),
+                pass_fds=(shared,),
+                start_new_session=True,  # a terminal's Ctrl-C is for the service alone
+            )
+        finally:
+            os.close(shared)
 
     async def _wait(self, server: asyncio.Server) -> str:
         """Until the child ends or hangs up; how it ended."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from model_registry.spec import ResolvedModel
 from service.core.chat import ChatRequest, Prompt
 from service.core.events import EngineEvent, ModelMemory
-from service.core.ports import LoadProgress, TokenizerInfo
+from service.core.ports import LoadProgress, Pulse, TokenizerInfo
 from service.engines.torch_host import TorchHost
 
 
@@ -35,6 +35,10 @@ class TorchEngine:
     def trouble(self) -> str | None:
         """Why the model cannot answer now, None if it can."""
         return self._host.trouble(self.model.id)
+
+    def pulse(self) -> Pulse:
+        """Whether the host makes steps while this model's requests run."""
+        return self._host.pulse(self.model.id)
 
     def generate(self, request: ChatRequest) -> AsyncGenerator[EngineEvent]:
         """Yield Started, Deltas and Finished, or raise a TriptychError."""

@@ -1,23 +1,25 @@
 """The torch host as the service sees it: a supervised child process with all local models."""
 
 import asyncio
-import itertools
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from model_registry.spec import ResolvedModel
 from service.core.chat import ChatRequest, Prompt
-from service.core.errors import EngineFailed, InvalidRequest, ModelNotReady, TriptychError
-from service.core.events import EngineEvent, Finished, ModelMemory
-from service.core.ports import LoadProgress, TokenizerInfo
+from service.core.errors import EngineFailed, ModelNotReady
+from service.core.events import EngineEvent, ModelMemory
+from service.core.ports import LoadProgress, Pulse, TokenizerInfo
+from service.engines.host_calls import Calls, error_named
 from service.engines.host_process import HostProcess, default_threads
+from service.engines.host_streams import Streams
+from service.engines.stall import StallWatch, Work, keep_watch
 from service.engines.supervision import Backoff
 from service.engines.torch import messages as wire
 from service.serving.runtime import HostState, ModelRuntime, Runtime
@@ -78,6 +80,7 @@ class TorchHost:
         max_answer_tokens: int | None = None,
         kernels: wire.KernelChoice = "auto",
         threads: int = 0,
+        stall_s: float = 60.0,
     ) -> None:
         """Start nothing yet.
 
@@ -90,6 +93,7 @@ class TorchHost:
             max_answer_tokens: Longest answer to a request that names no `max_tokens`.
             kernels: Whether models run as compiled programs or as transformers' own code.
             threads: Threads that models compute with; 0 takes all cores.
+            stall_s: Seconds without a step, while requests run, after which the host is killed.
         """
         self._data_dir = data_dir
         self._slots = slots
@@ -107,9 +111,10 @@ class TorchHost:
         self._last_failure: str | None = None
         self._models: dict[str, _Model] = {}
         self._unloading: dict[str, asyncio.Future[None]] = {}
-        self._streams: dict[str, asyncio.Queue[EngineEvent | TriptychError]] = {}
-        self._calls: dict[int, asyncio.Future[Any]] = {}
-        self._call_ids = itertools.count(1)
+        self._streams = Streams()
+        self._watch = StallWatch(stall_s)
+        self._turns = 0
+        self._calls = Calls(self._send)
 
     def __repr__(self) -> str:
         """Show state and counts."""
@@ -193,6 +198,7 @@ class TorchHost:
 
     async def unload(self, model_id: str) -> None:
         """Fail a model's requests and free its memory; returns when that is done."""
+        self._streams.forget(model_id)
         if self._models.pop(model_id, None) is None or self._hello is None:
             return
         freed = self._unloading[model_id] = asyncio.get_running_loop().create_future()
@@ -215,33 +221,33 @@ class TorchHost:
             return f"{self._last_failure} It is being started again."
         return f"{model_id} is being loaded."
 
+    def pulse(self, model_id: str) -> Pulse:
+        """Whether the host makes steps while a model's requests run."""
+        return Pulse(
+            running=self._streams.of(model_id),
+            silent_s=self._watch.stuck_s if self._streams.of(model_id) else None,
+            stalled=self._state == "restarting" or (self._restarts > 0 and self._hello is None),
+        )
+
     # Requests
 
     async def generate(self, model_id: str, request: ChatRequest) -> AsyncGenerator[EngineEvent]:
         """Events of one request; closing the generator cancels it. Raises TriptychErrors."""
         self._check(model_id)
         request_id = request.request_id
-        if request_id in self._streams:
-            raise InvalidRequest(f"The request id {request_id} is already in use.")
-        events: asyncio.Queue[EngineEvent | TriptychError] = asyncio.Queue()
-        self._streams[request_id] = events
+        stream = self._streams.open(request_id, model_id)
         self._send(
             wire.Generate(
                 msgspec.structs.replace(request, model=model_id), queued_ns=time.monotonic_ns()
             )
         )
-        ended = False
         try:
-            while not ended:
-                event = await events.get()
-                ended = isinstance(event, Finished | TriptychError)
-                if isinstance(event, TriptychError):
-                    raise event
-                yield event
+            while not stream.ended:
+                yield await stream.next()
         finally:
             # No await here: a client that hangs up may be gone before one returns.
-            del self._streams[request_id]
-            if not ended:
+            self._streams.close(request_id)
+            if not stream.ended:
                 self._send(wire.Cancel(request_id))
 
     async def tokenize(
@@ -249,25 +255,24 @@ class TorchHost:
     ) -> tuple[int, ...]:
         """Token ids of a prompt."""
         self._check(model_id)
-        call_id = next(self._call_ids)
-        answer: wire.TokenIds = await self._call(
-            wire.Tokenize(call_id, model_id, prompt, add_special_tokens)
+        answer: wire.TokenIds = await self._calls.ask(
+            lambda call_id: wire.Tokenize(call_id, model_id, prompt, add_special_tokens)
         )
         return answer.token_ids
 
     async def detokenize(self, model_id: str, token_ids: Sequence[int]) -> str:
         """Text of token ids."""
         self._check(model_id)
-        answer: wire.Text = await self._call(
-            wire.Detokenize(next(self._call_ids), model_id, tuple(token_ids))
+        answer: wire.Text = await self._calls.ask(
+            lambda call_id: wire.Detokenize(call_id, model_id, tuple(token_ids))
         )
         return answer.text
 
     async def tokenizer_info(self, model_id: str) -> TokenizerInfo:
         """Special tokens and chat template."""
         self._check(model_id)
-        answer: wire.Tokenizer = await self._call(
-            wire.DescribeTokenizer(next(self._call_ids), model_id)
+        answer: wire.Tokenizer = await self._calls.ask(
+            lambda call_id: wire.DescribeTokenizer(call_id, model_id)
         )
         return answer.info
 
@@ -277,6 +282,7 @@ class TorchHost:
         if self._supervisor is not None and not self._supervisor.done():
             self._supervisor.cancel()
             await asyncio.wait([self._supervisor])
+        self._streams.fail(EngineFailed("The service is shutting down."))
         self._fail_everything("The service is shutting down.")
         self._models.clear()
 
@@ -288,14 +294,6 @@ class TorchHost:
     def _send(self, message: wire.ToHost) -> None:
         if self._process is not None:
             self._process.send(message)
-
-    async def _call(self, message: wire.Tokenize | wire.Detokenize | wire.DescribeTokenizer) -> Any:  # noqa: ANN401
-        answer = self._calls[message.call_id] = asyncio.get_running_loop().create_future()
-        self._send(message)
-        try:
-            return await answer
-        finally:
-            del self._calls[message.call_id]
 
     # The process
 
@@ -310,27 +308,53 @@ class TorchHost:
             wait_s = backoff.died(after_s=time.monotonic() - began_s)
             self._state, self._restart_at_s = "restarting", time.monotonic() + wait_s
             self._last_failure = reason
+            self._streams.lose(
+                reason, retry_after_s=self.status.restart_in_s, last_step=self._last_step()
+            )
             self._fail_everything(reason)
             await asyncio.sleep(wait_s)
             self._restarts += 1
         self._state, self._restart_at_s = "stopped", None
 
     async def _live(self) -> str:
-        self._process = HostProcess(self._data_dir, threads=self._threads, on_message=self._receive)
+        self._watch = StallWatch(self._watch.stall_s)
+        self._process = process = HostProcess(
+            self._data_dir,
+            threads=self._threads,
+            heartbeat_s=self._watch.look_s,
+            on_message=self._receive,
+        )
+        watching = asyncio.create_task(
+            keep_watch(self._watch, self._work, process.kill), name="watch torch host"
+        )
         try:
-            return await self._process.run()
+            return await process.run()
         except OSError as error:
             return f"The torch host could not be started: {error.strerror}."
+        finally:
+            watching.cancel()
+
+    def _work(self) -> Work:
+        """What the host has to do, once it runs."""
+        if self._hello is None:
+            return Work()  # how long it may take to start is the process's own affair
+        loading = sum(model.loading for model in self._models.values())
+        return Work(
+            requests=len(self._streams),
+            calls=len(self._calls) + loading,
+            new=bool(loading) or self._streams.new,
+        )
+
+    def _last_step(self) -> tuple[str, ...] | None:
+        """Whose step the host died in; None if it may have died of a load."""
+        if self._process is None or any(model.loading for model in self._models.values()):
+            return None
+        return self._process.last_step()
 
     def _fail_everything(self, reason: str) -> None:
         """The host is gone: end all that waited for it."""
         self._hello = None
-        retry_after_s = self.status.restart_in_s
-        for events in self._streams.values():
-            events.put_nowait(EngineFailed(reason, retry_after_s=retry_after_s))
-        for call in self._calls.values():
-            if not call.done():
-                call.set_exception(EngineFailed(reason, retry_after_s=retry_after_s))
+        self._calls.fail(EngineFailed(reason, retry_after_s=self.status.restart_in_s))
         for freed in self._unloading.values():
             if not freed.done():
                 freed.set_result(None)
@@ -350,29 +374,24 @@ class TorchHost:
         model.loaded, model.loading, model.memory = None, False, ModelMemory()
 
     def _receive(self, message: wire.FromHost) -> None:
+        self._watch.heard()
         match message:
             case wire.Events(items=items):
+                self._watch.stepped()
                 for request_id, event in items:
-                    if (events := self._streams.get(request_id)) is not None:
-                        events.put_nowait(event)
+                    self._streams.deliver(request_id, event)
+            case wire.Heartbeat(turns=turns, resting=resting):
+                if resting or turns != self._turns:
+                    self._watch.stepped()
+                self._turns = turns
             case wire.RequestFailed(request_id=request_id):
-                if (events := self._streams.get(request_id)) is not None:
-                    events.put_nowait(_error(message.code, message.message, message.param))
+                self._streams.deliver(
+                    request_id, error_named(message.code, message.message, message.param)
+                )
             case wire.TokenIds() | wire.Text() | wire.Tokenizer() | wire.CallFailed():
-                self._answer(message)
+                self._calls.answer(message)
             case _:
                 self._receive_state(message)
-
-    def _answer(
-        self, message: wire.TokenIds | wire.Text | wire.Tokenizer | wire.CallFailed
-    ) -> None:
-        call = self._calls.get(message.call_id)
-        if call is None or call.done():
-            return
-        if isinstance(message, wire.CallFailed):
-            call.set_exception(_error(message.code, message.message, None))
-        else:
-            call.set_result(message)
 
     def _receive_state(self, message: wire.FromHost) -> None:
         """What the host says of itself and of its models."""
@@ -443,17 +462,3 @@ def _runtime(order: wire.LoadModel, loaded: wire.Loaded, steps: wire.StepTimes) 
         decode_step_requests=steps.decode_step_requests,
         prefill_token_ns=steps.prefill_token_ns,
     )
-
-
-def _with_subclasses(root: type[TriptychError]) -> Iterator[type[TriptychError]]:
-    yield root
-    for child in root.__subclasses__():
-        yield from _with_subclasses(child)
-
-
-_ERRORS: Final = {kind.code: kind for kind in _with_subclasses(TriptychError)}
-
-
-def _error(code: str, message: str, param: str | None) -> TriptychError:
-    """The error that the host named by its code."""
-    return _ERRORS.get(code, EngineFailed)(message, param=param)

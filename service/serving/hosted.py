@@ -18,7 +18,7 @@ from model_registry.errors import NotPulled, RegistryError, UnsupportedArchitect
 from model_registry.sources.model_files import read_config
 from model_registry.spec import ResolvedModel
 from service.core.errors import ModelNotReady, Overloaded, TriptychError
-from service.core.ports import Engine, LoadReporting, Supervised
+from service.core.ports import Engine, LoadReporting, Pulse, Pulsing, Supervised
 from service.serving.conformance import Conformance, probe
 from service.serving.gate import Gate
 from service.serving.status import ArchitectureSummary, LoadState, ModelStatus
@@ -213,6 +213,11 @@ class HostedModel:
     def verified(self) -> bool | None:
         """Whether the model passed its probe; None if it was not probed."""
         return None if self._conformance is None else self._conformance.passed
+
+    def pulse(self) -> Pulse | None:
+        """Whether its engine makes steps; None without an engine that knows."""
+        engine = self.engine
+        return engine.pulse() if isinstance(engine, Pulsing) else None
 
     def status(self) -> ModelStatus:
         """All of it as a frozen value."""

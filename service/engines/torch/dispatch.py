@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -54,14 +54,24 @@ class _Hosted(Struct, frozen=True, kw_only=True):
 
 
 class Dispatch:
-    """Handles messages on the event loop; tokenizers and loads run in threads of their own.
+    """Handles messages on the event loop; tokenizers and loads run in threads of their own."""
 
-    `send` must be callable from any thread.
-    """
+    def __init__(
+        self,
+        engine: EngineLoop,
+        send: Callable[[FromHost], None],
+        fatal: Callable[[BaseException], None],
+    ) -> None:
+        """Serve nothing yet.
 
-    def __init__(self, engine: EngineLoop, send: Callable[[FromHost], None]) -> None:
+        Args:
+            engine: The loop that runs the models.
+            send: Takes messages for the service; callable from any thread.
+            fatal: Told of an error after which requests or loads would wait for ever.
+        """
         self._engine = engine
         self._send = send
+        self._fatal = fatal
         self._hosted: dict[str, _Hosted] = {}
         self._wanted: dict[str, LoadModel] = {}
         self._orders: asyncio.Queue[LoadModel] = asyncio.Queue()
@@ -70,13 +80,13 @@ class Dispatch:
         self._text = ThreadPoolExecutor(2, thread_name_prefix="text")
         self._threads = torch.get_num_threads()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader", initializer=compute_alone)
-        self._librarian = asyncio.ensure_future(self._load_in_turn())
+        self._librarian = self._begin(self._load_in_turn())
 
     def handle(self, message: ToHost) -> None:
         """Begin what a message asks for; never blocks."""
         match message:
             case Generate():
-                task = asyncio.ensure_future(self._prepare(message))
+                task = self._begin(self._prepare(message))
                 self._preparing[message.request.request_id] = task
             case Cancel(request_id=request_id):
                 task_or_none = self._preparing.pop(request_id, None)
@@ -91,9 +101,20 @@ class Dispatch:
                 self._hosted.pop(model_id, None)
                 self._engine.remove_model(model_id)
             case Tokenize() | Detokenize() | DescribeTokenizer():
-                call = asyncio.ensure_future(self._answer(message))
+                call = self._begin(self._answer(message))
                 self._calls.add(call)
                 call.add_done_callback(self._calls.discard)
+
+    def _begin(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """A task whose unexpected end is fatal: somebody waits for what it did not say."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._fatal(error)
+
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(ended)
+        return task
 
     async def _prepare(self, message: Generate) -> None:
         request = message.request
@@ -154,19 +175,14 @@ class Dispatch:
         if self._wanted.get(model_id) is not order:
             model.close()  # unloaded meanwhile
             return
-        self._hosted[model_id] = _Hosted(
-            order=order,
-            codec=codec,
-            context_tokens=model.context_tokens,
-            vocabulary_tokens=model.vocabulary_tokens,
-        )
-        loaded = Loaded(
-            model_id=model_id,
-            build=model.build,
-            memory=model.memory(),
-            context_tokens=model.context_tokens,
-            vocabulary_tokens=model.vocabulary_tokens,
-        )
+        try:
+            hosted, loaded = _described(order, codec, model)
+        except Exception as error:  # the model's own code; the others' answers must go on
+            log.exception("%s was loaded, and cannot say what it is", model_id)
+            model.close()
+            self._send(LoadFailed(model_id, f"{model_id}: {type(error).__name__}: {error}"))
+            return
+        self._hosted[model_id] = hosted
         self._engine.add_model(
             model, chunk_tokens=order.prefill_chunk_tokens, max_itl_ms=order.max_itl_ms
         )
@@ -184,6 +200,23 @@ class Dispatch:
             threads=self._threads,
         )
         return codec, loaded
+
+
+def _described(order: LoadModel, codec: TextCodec, model: SlotModel) -> tuple[_Hosted, Loaded]:
+    hosted = _Hosted(
+        order=order,
+        codec=codec,
+        context_tokens=model.context_tokens,
+        vocabulary_tokens=model.vocabulary_tokens,
+    )
+    loaded = Loaded(
+        model_id=order.model.id,
+        build=model.build,
+        memory=model.memory(),
+        context_tokens=model.context_tokens,
+        vocabulary_tokens=model.vocabulary_tokens,
+    )
+    return hosted, loaded
 
 
 async def _run_in(executor: ThreadPoolExecutor, call: Callable[[], Result]) -> Result:

@@ -1,4 +1,4 @@
-"""The engine host process: `python -m service.engines.torch.host --socket PATH --threads N`.
+"""The engine host process: `python -m service.engines.torch.host --socket PATH --threads N …`.
 
 Connects to the service's UNIX socket and serves it until the connection ends: with the service's
 death, however it comes, or with SIGTERM. The service sets the environment, since OpenMP reads it
@@ -43,6 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--threads", type=int, required=True, help="threads that torch computes with"
     )
+    parser.add_argument(
+        "--heartbeat", type=float, default=1.0, help="seconds between two signs of life"
+    )
+    parser.add_argument(
+        "--last-step", type=int, help="descriptor of memory to note each step's requests in"
+    )
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the service, which ends us
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="WARNING")
@@ -50,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if problem:
         log.error("%s", problem)
         return os.EX_USAGE
-    return asyncio.run(_serve(options.socket))
+    return asyncio.run(_serve(options.socket, options.heartbeat, options.last_step))
 
 
 def environment_problem(threads: int) -> str | None:
@@ -63,13 +69,14 @@ def environment_problem(threads: int) -> str | None:
     return "torch was imported too early" if "torch" in sys.modules else None
 
 
-async def _serve(socket: Path) -> int:
+async def _serve(socket: Path, heartbeat_s: float, last_step: int | None) -> int:
     # Imported here, after the environment was checked.
     import torch
     from msgspec import msgpack
 
     from service.engines.torch.dispatch import Dispatch
     from service.engines.torch.frames import FrameProtocol
+    from service.engines.torch.last_step import LastStep
     from service.engines.torch.loading import ENGINE_VERSION, device_name
     from service.engines.torch.loop import EngineLoop
     from service.engines.torch.messages import FromHost, Hello, ToHost, frame
@@ -94,8 +101,17 @@ async def _serve(socket: Path) -> int:
             running.call_soon_threadsafe(end, os.EX_SOFTWARE)
             raise
 
-    engine = EngineLoop(send)
-    dispatch = Dispatch(engine, send)
+    def fatal(error: BaseException) -> None:
+        log.error("a task of the host failed", exc_info=error)
+        end(os.EX_SOFTWARE)
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(heartbeat_s)
+            protocol.send(engine.heartbeat)
+
+    engine = EngineLoop(send, last_step=None if last_step is None else LastStep(last_step))
+    dispatch = Dispatch(engine, send, fatal)
     _, protocol = await running.create_unix_connection(
         lambda: FrameProtocol(
             msgpack.Decoder(ToHost),
@@ -118,7 +134,9 @@ async def _serve(socket: Path) -> int:
             cpu_features=_cpu_features(),
         )
     )
+    beating = asyncio.create_task(beat())
     status = await ended
+    beating.cancel()
     engine.stop()
     await running.run_in_executor(None, thread.join, STOP_S)
     return status

@@ -16,9 +16,11 @@ from torch import Tensor
 from service.core.errors import EngineFailed, TriptychError
 from service.core.events import EngineEvent
 from service.engines.torch.heap import Heap
+from service.engines.torch.last_step import LastStep
 from service.engines.torch.messages import (
     Events,
     FromHost,
+    Heartbeat,
     MemoryReport,
     RequestFailed,
     StepTimes,
@@ -47,8 +49,13 @@ class EngineLoop:
     that the loop takes before its next step. A request's own error ends that request only.
     """
 
-    def __init__(self, emit: Callable[[FromHost], None]) -> None:
+    def __init__(
+        self, emit: Callable[[FromHost], None], *, last_step: LastStep | None = None
+    ) -> None:
         self._emit = emit
+        self._last_step = last_step
+        self._turns = 0
+        self._resting = False
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._scheduler = Scheduler()
         self._models: dict[str, SlotModel] = {}
@@ -87,10 +94,16 @@ class EngineLoop:
         """Make `run` return after the step that it is in."""
         self._orders.put(self._stop)
 
+    @property
+    def heartbeat(self) -> Heartbeat:
+        """How far `run` has come."""
+        return Heartbeat(self._turns, self._resting)
+
     def run(self) -> None:
         """Step until `stop`; sleeps while there is nothing to do."""
         with torch.inference_mode():
             while not self._stopping:
+                self._turns += 1
                 if not self.step() and not self._stopping:
                     self._report_memory(at_once=True)
                     self._rested = True
@@ -98,12 +111,20 @@ class EngineLoop:
 
     def _wait(self) -> None:
         """Sleep until there is an order, and take it, or until there is memory to give back."""
+        self._note(())
+        self._resting = True
         try:
             order = self._orders.get(timeout=self._heap.due_in_s)
         except queue.Empty:
+            self._resting = False
             self._heap.tidy()
         else:
+            self._resting = False
             order()
+
+    def _note(self, request_ids: Row[str]) -> None:
+        if self._last_step is not None:
+            self._last_step.note(request_ids)
 
     def step(self) -> bool:
         """Take all orders, then run one step; False if there was none to run."""
@@ -115,8 +136,10 @@ class EngineLoop:
             return False
         match step:
             case Prefill():
+                self._note((step.request_id,))
                 self._prefill(step, begin_ns)
             case Decode():
+                self._note(step.request_ids)
                 self._decode(step, begin_ns)
         end_ns = time.monotonic_ns()
         self._scheduler.spent(step, end_ns - begin_ns, end_ns)

@@ -98,6 +98,15 @@ class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
     """Of the instruction sets that kernels are made for, those that the processor has."""
 
 
+class Heartbeat(Struct, frozen=True, tag="heartbeat"):
+    """The process is alive; sent every `--heartbeat` seconds, whatever it does."""
+
+    turns: int
+    """Steps and rests of the engine since its start."""
+    resting: bool
+    """Whether the engine has no step to make."""
+
+
 class LoadProgress(Struct, frozen=True, kw_only=True, tag="load_progress"):
     """How far a load has come."""
 
@@ -193,6 +202,7 @@ class CallFailed(Struct, frozen=True, tag="call_failed"):
 
 FromHost = (
     Hello
+    | Heartbeat
     | LoadProgress
     | Loaded
     | LoadFailed

@@ -23,6 +23,13 @@ def test_a_service_without_models_to_load_at_start_is_ready(serve):
     assert body == {"ready": True, "reason": "models load when they are asked for"}
 
 
+def test_nothing_is_stalled_where_nothing_runs(live):
+    """Engines without steps of their own have no pulse; that is no fault."""
+    response = live.get("/health/decode")
+    assert response.status_code == 200
+    assert response.json() == {"status": "idle", "running": 0, "silent_s": None, "stalled": []}
+
+
 def test_metrics_are_for_prometheus(live):
     """In its text format, with the requests in flight."""
     response = live.get("/metrics")
@@ -45,7 +52,8 @@ def test_the_description_is_openapi_3_1_and_knows_every_route(live):
     for path in (
         "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/{model_id}",
         "/v1/compare", "/v1/records", "/v1/records/summary", "/tokenize", "/detokenize",
-        "/tokenizer_info", "/health", "/ready", "/livez", "/metrics", "/v1/runtime",
+        "/tokenizer_info", "/health", "/health/decode", "/ready",
+        "/livez", "/metrics", "/v1/runtime",
         "/m/{model}/v1/completions", "/m/{model}/tokenize",
     ):  # fmt: skip
         assert path in body["paths"], path
