@@ -28,6 +28,8 @@ class WholeText(Struct, frozen=True, kw_only=True):
     policy: str
     text: str
     logprobs: tuple[TokenLogprob, ...]
+    token_ids: tuple[int, ...]
+    prompt_token_ids: tuple[int, ...] | None
     finished: Finished
     record: RequestRecord
 
@@ -36,6 +38,8 @@ async def collect(answer: Answer) -> WholeText:
     """All of an answer; the answer is closed."""
     texts: list[str] = []
     logprobs: list[TokenLogprob] = []
+    token_ids: list[int] = []
+    prompt_token_ids: tuple[int, ...] | None = None
     finished: Finished | None = None
     async with answer:
         async for event in answer:
@@ -43,9 +47,11 @@ async def collect(answer: Answer) -> WholeText:
                 case Started():
                     texts.append(event.prompt_text or "")
                     logprobs.extend(event.prompt_logprobs or ())
+                    prompt_token_ids = event.prompt_token_ids
                 case Delta():
                     texts.append(event.text)
                     logprobs.extend(event.logprobs or ())
+                    token_ids.extend(event.token_ids or ())
                 case Finished():
                     texts.append(event.text)
                     finished = event
@@ -56,6 +62,8 @@ async def collect(answer: Answer) -> WholeText:
         policy=answer.choice.policy,
         text="".join(texts),
         logprobs=tuple(logprobs),
+        token_ids=tuple(token_ids),
+        prompt_token_ids=prompt_token_ids,
         finished=finished,
         record=answer.record,
     )
@@ -71,7 +79,9 @@ def answer_id(request: ChatRequest, prefix: str) -> str:
     return f"{prefix}-{request.request_id.removeprefix('req-')}"
 
 
-def chat_completion(request: ChatRequest, whole: WholeText) -> ChatCompletion:
+def chat_completion(
+    request: ChatRequest, whole: WholeText, *, token_ids: bool = False
+) -> ChatCompletion:
     """A chat answer, not streamed."""
     asked = request.sampling.logprobs is not None
     return ChatCompletion(
@@ -83,6 +93,7 @@ def chat_completion(request: ChatRequest, whole: WholeText) -> ChatCompletion:
                 message=AnswerMessage(content=whole.text),
                 finish_reason=whole.finished.reason,
                 logprobs=chat_logprobs(whole.logprobs) if asked else None,
+                token_ids=list(whole.token_ids) if token_ids else UNSET,
             )
         ],
         usage=usage(whole.record),
@@ -91,7 +102,9 @@ def chat_completion(request: ChatRequest, whole: WholeText) -> ChatCompletion:
     )
 
 
-def completion(request: ChatRequest, wholes: list[WholeText]) -> Completion:
+def completion(
+    request: ChatRequest, wholes: list[WholeText], *, token_ids: bool = False
+) -> Completion:
     """Answers to one or several prompts, not streamed."""
     single = wholes[0] if len(wholes) == 1 else None
     asked = request.sampling.logprobs is not None
@@ -106,6 +119,10 @@ def completion(request: ChatRequest, wholes: list[WholeText]) -> Completion:
                 finish_reason=whole.finished.reason,
                 logprobs=completion_logprobs(whole.logprobs) if asked else None,
                 metrics=UNSET if single else metrics(whole.record),
+                token_ids=list(whole.token_ids) if token_ids else UNSET,
+                prompt_token_ids=(
+                    list(whole.prompt_token_ids) if token_ids and whole.prompt_token_ids else UNSET
+                ),
             )
             for index, whole in enumerate(wholes)
         ],

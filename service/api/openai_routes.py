@@ -62,13 +62,14 @@ async def create_chat_completion(
     fields.check(await request.body(), ChatCompletionBody.__struct_fields__)
     asked = chat_request(data, model, _caller(request), _limits(services))
     if asked.stream:
-        return _stream(asked, ChatChunks, data.stream_options, services)
+        return _stream(asked, ChatChunks, data, services)
     try:
         async with cancelled_on_disconnect(request.receive):
             whole = await collect(services.chat.open(asked))
     except ClientDisconnected:
         return _nobody(request)
-    return _whole(request, chat_completion(asked, whole), whole)
+    named = bool(data.return_token_ids)
+    return _whole(request, chat_completion(asked, whole, token_ids=named), whole)
 
 
 @post(
@@ -89,13 +90,14 @@ async def create_completion(
     fields.check(await request.body(), CompletionBody.__struct_fields__)
     asked = completion_requests(data, model, _caller(request), _limits(services))
     if asked[0].stream:
-        return _stream(asked[0], CompletionChunks, data.stream_options, services)
+        return _stream(asked[0], CompletionChunks, data, services)
     try:
         async with cancelled_on_disconnect(request.receive):
             wholes = await _collect_all(asked, services)
     except ClientDisconnected:
         return _nobody(request)
-    return _whole(request, completion(asked[0], wholes), wholes[0])
+    named = bool(data.return_token_ids)
+    return _whole(request, completion(asked[0], wholes, token_ids=named), wholes[0])
 
 
 async def _collect_all(asked: tuple[ChatRequest, ...], services: Services) -> list[WholeText]:
@@ -112,15 +114,17 @@ async def _collect_all(asked: tuple[ChatRequest, ...], services: Services) -> li
 def _stream(
     asked: ChatRequest,
     chunks: type[ChatChunks] | type[CompletionChunks],
-    options: StreamOptions | None,
+    body: ChatCompletionBody | CompletionBody,
     services: Services,
 ) -> ASGIApp:
-    wanted = options or StreamOptions()
+    wanted = body.stream_options or StreamOptions()
     if services.settings.always_include_usage:
         wanted = StreamOptions(
             include_usage=True, continuous_usage_stats=wanted.continuous_usage_stats
         )
-    stream = AnswerStream(asked, services.chat.open, chunks, wanted)
+    stream = AnswerStream(
+        asked, services.chat.open, chunks, wanted, token_ids=bool(body.return_token_ids)
+    )
     return EventStream(
         stream.frames(), headers=stream.headers, keepalive_s=services.settings.keepalive_s
     )

@@ -78,6 +78,8 @@ class SamplingFields(Struct, frozen=True, kw_only=True):
     min_tokens: Annotated[int, Meta(ge=0)] | None = None
     ignore_eos: bool | None = None
     stop: _StopString | Annotated[list[_StopString], Meta(max_length=MOST_STOPS)] | None = None
+    return_token_ids: bool | None = None
+    """Name the tokens beside their text, as vLLM does; of an echoed prompt too."""
 
 
 class ChatCompletionBody(SamplingFields, frozen=True, kw_only=True):
@@ -198,6 +200,8 @@ class ChatChoice(Struct, frozen=True, kw_only=True):
     finish_reason: Literal["stop", "length"]
     logprobs: ChatLogprobs | None
     index: int = 0
+    token_ids: list[int] | UnsetType = UNSET
+    """Only with `return_token_ids`."""
 
 
 class ChatCompletion(Struct, frozen=True, kw_only=True):
@@ -228,6 +232,8 @@ class ChatChunkChoice(Struct, frozen=True, kw_only=True):
     finish_reason: Literal["stop", "length"] | None = None
     logprobs: ChatLogprobs | None = None
     index: int = 0
+    token_ids: list[int] | UnsetType = UNSET
+    """Only with `return_token_ids`."""
 
 
 class ChatCompletionChunk(Struct, frozen=True, kw_only=True):
@@ -263,6 +269,10 @@ class CompletionChoice(Struct, frozen=True, kw_only=True):
     logprobs: CompletionLogprobs | None
     metrics: AnswerMetrics | UnsetType = UNSET
     """Only where one request has several prompts."""
+    token_ids: list[int] | UnsetType = UNSET
+    """Only with `return_token_ids`."""
+    prompt_token_ids: list[int] | UnsetType = UNSET
+    """Only with `return_token_ids` and `echo`; in a stream, with the piece that is the prompt."""
 
 
 class Completion(Struct, frozen=True, kw_only=True):

@@ -89,6 +89,8 @@ class AnswerStream:
         open_answer: Callable[[ChatRequest], Answer],
         chunks: type[ChatChunks] | type[CompletionChunks],
         options: StreamOptions,
+        *,
+        token_ids: bool = False,
     ) -> None:
         self._request = request
         self._open = open_answer
@@ -100,6 +102,8 @@ class AnswerStream:
         self._logprobs: list[TokenLogprob] | None = (
             None if request.sampling.logprobs is None else []
         )
+        self._token_ids: list[int] | None = [] if token_ids else None
+        self._prompt_token_ids: tuple[int, ...] | None = None
         self._prompt_tokens: int | None = 0
         self._completion_tokens: int | None = 0
 
@@ -134,12 +138,15 @@ class AnswerStream:
             case Started():
                 self._prompt_tokens = event.prompt_tokens
                 text, logprobs = event.prompt_text or "", event.prompt_logprobs
+                self._prompt_token_ids = event.prompt_token_ids
             case Delta():
                 if event.token_ids is None or self._completion_tokens is None:
                     self._completion_tokens = None
                 else:
                     self._completion_tokens += len(event.token_ids)
                 text, logprobs = event.text, event.logprobs
+                if self._token_ids is not None:
+                    self._token_ids.extend(event.token_ids or ())
             case Finished():
                 text, logprobs = event.text, None
         self._text += text
@@ -154,9 +161,21 @@ class AnswerStream:
         self._text = ""
         if self._logprobs:
             self._logprobs.clear()
+        if self._token_ids is not None:
+            chunk = self._with_tokens(chunk, self._token_ids)
         if self._continuous:
             return structs.replace(chunk, usage=self._usage_so_far())
         return chunk
+
+    def _with_tokens(
+        self, chunk: ChatCompletionChunk | Completion, token_ids: list[int]
+    ) -> ChatCompletionChunk | Completion:
+        named: dict[str, list[int]] = {"token_ids": list(token_ids)}
+        if self._prompt_token_ids is not None:
+            named["prompt_token_ids"] = list(self._prompt_token_ids)
+            self._prompt_token_ids = None
+        token_ids.clear()
+        return structs.replace(chunk, choices=[structs.replace(chunk.choices[0], **named)])
 
     def _usage_so_far(self) -> Usage | None:
         if self._prompt_tokens is None or self._completion_tokens is None:

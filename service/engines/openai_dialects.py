@@ -21,6 +21,11 @@ class Dialect(Struct, frozen=True, kw_only=True):
     """Sent with every request, so that the server tells more."""
     continuation: dict[str, bool] | None = None
     """Sent so that it goes on with the last message of a chat; None if it cannot."""
+    echo: Literal["ahead", "along"] | None = None
+    """An echoed prompt comes in a piece of its own, or its tokens come along with the first of the
+    answer and its text not at all; None if it cannot be asked for."""
+    short_completions: bool = False
+    """Whether a completion that names no `max_tokens` ends after 16."""
     tokenizes: bool = False
     """Whether it has vLLM's `/tokenize` and `/detokenize`."""
 
@@ -35,12 +40,17 @@ DIALECTS: Final[dict[DialectName, Dialect]] = {
             fields=dict(zip(_BEYOND, _BEYOND, strict=True)),
             always={"return_token_ids": True},
             continuation={"continue_final_message": True, "add_generation_prompt": False},
+            echo="along",
+            short_completions=True,
             tokenizes=True,
         ),
         Dialect(
             name="triptych",
             fields=dict(zip(_BEYOND, _BEYOND, strict=True)),
+            always={"return_token_ids": True},
             continuation={"continue_final_message": True},
+            echo="ahead",
+            tokenizes=True,
         ),
         Dialect(
             name="llama.cpp",
@@ -63,8 +73,6 @@ def body(
 ) -> dict[str, Any]:
     """A request as the server is to be asked. Raises UnsupportedField for what it cannot do."""
     prompt, sampling = request.prompt, request.sampling
-    if request.echo:
-        raise UnsupportedField(f"A {dialect.name} server echoes no prompt here.", param="echo")
     wanted: dict[str, Any] = {
         "model": model,
         "stream": True,
@@ -93,6 +101,10 @@ def body(
     wanted["prompt"] = prompt.text if isinstance(prompt, TextPrompt) else list(prompt.token_ids)
     # Null, because OpenAI ends a completion that names nothing after 16 tokens.
     wanted["max_tokens"] = max_tokens
+    if request.echo:
+        if dialect.echo is None:
+            raise _unsupported("echo", dialect)
+        wanted["echo"] = True
     if sampling.logprobs is not None:
         wanted["logprobs"] = sampling.logprobs
     return wanted

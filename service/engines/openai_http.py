@@ -13,34 +13,16 @@ from msgspec import Struct
 from model_registry.spec import ResolvedModel
 from service.core.chat import ChatPrompt, ChatRequest, Prompt, TextPrompt, TokenPrompt
 from service.core.errors import EngineFailed, ModelNotReady, UnsupportedField
-from service.core.events import (
-    Delta,
-    EngineEvent,
-    Finished,
-    FinishReason,
-    ModelBuild,
-    ModelMemory,
-    Started,
-    StateBytes,
-)
+from service.core.events import EngineEvent, ModelBuild, ModelMemory, StateBytes
 from service.core.ports import TokenizerInfo
-from service.engines.openai_dialects import (
-    DIALECTS,
-    Dialect,
-    DialectName,
-    body,
-    cached_tokens,
-    prefill_ms,
-)
-from service.engines.openai_failures import of_event, of_status
-from service.engines.openai_wire import Choice, Chunk, decode_chunk, token_logprobs
+from service.engines.openai_answer import ArrivingAnswer
+from service.engines.openai_dialects import DIALECTS, Dialect, DialectName, body
+from service.engines.openai_failures import of_status
 from service.engines.sse_data import SseData
 
 CONNECT_S: Final = 10.0
 ANSWER_S: Final = 30.0
 """Longest wait for an answer to a question about the server itself; streams may take any time."""
-
-_DONE: Final = b"[DONE]"
 
 
 class OpenAiServer(Struct, frozen=True, kw_only=True):
@@ -129,7 +111,8 @@ class OpenAiEngine:
     async def generate(self, request: ChatRequest) -> AsyncGenerator[EngineEvent]:
         """Yield Started, Deltas and Finished; closing the generator closes the connection."""
         assert self._build is not None
-        answer = _Answer(request, self.server.name, self._limit(request))
+        prompt_text = await self._echoed(request) if request.echo else None
+        answer = ArrivingAnswer(request, self.server.name, self._limit(request), prompt_text)
         max_tokens = await self._max_tokens(request)
         wanted = body(request, self.server.model, self.dialect, max_tokens=max_tokens)
         asked = msgspec.json.encode(wanted)
@@ -151,7 +134,7 @@ class OpenAiEngine:
                     for data in events.push(received):
                         for event in answer.take(data, at_ns):
                             yield event
-                    if answer.complete:
+                    if answer.cut:  # else read to the end: the connection serves again
                         break
         except (httpx.HTTPError, msgspec.MsgspecError, ValueError) as error:
             raise EngineFailed(
@@ -164,16 +147,22 @@ class OpenAiEngine:
         return self._max_answer_tokens if request.sampling.max_tokens is None else None
 
     async def _max_tokens(self, request: ChatRequest) -> int | None:
-        """What is asked for, None for as many as fit.
-
-        vLLM ends a completion that names no number after 16 tokens, and refuses one too large.
-        """
+        """What is asked for, None for as many as fit; a number too large would be refused."""
         asked, context_tokens = request.sampling.max_tokens, self._context_tokens
-        chat = isinstance(request.prompt, ChatPrompt)
-        if asked is not None or chat or not self.dialect.tokenizes or context_tokens is None:
+        fills = self.dialect.short_completions and not isinstance(request.prompt, ChatPrompt)
+        if asked is not None or not fills or context_tokens is None:
             return asked
         prompt_ids = await self.tokenize(request.prompt, add_special_tokens=True)
         return max(1, context_tokens - len(prompt_ids))
+
+    async def _echoed(self, request: ChatRequest) -> str | None:
+        """The prompt's text, which not every server sends back."""
+        match request.prompt:
+            case TextPrompt(text=text):
+                return text
+            case TokenPrompt(token_ids=token_ids) if self.dialect.tokenizes:
+                return await self.detokenize(token_ids)
+        return None
 
     def memory(self) -> ModelMemory:
         """Nothing is known of another machine's memory."""
@@ -230,7 +219,7 @@ class OpenAiEngine:
     async def _who(self) -> tuple[DialectName, str]:
         """What kind of server it is, by what only that kind has, and its version."""
         for name, path, field in (
-            ("triptych", "/v1/runtime", "version"),
+            ("triptych", "/health", "version"),
             ("vllm", "/version", "version"),
             ("llama.cpp", "/props", "build_info"),
         ):
@@ -241,114 +230,6 @@ class OpenAiEngine:
             if isinstance(told, dict) and field in told:
                 return cast("DialectName", name), f"{name} {told[field]}"
         return "openai", "unknown"
-
-
-class _Answer:
-    """One answer as it arrives."""
-
-    def __init__(self, request: ChatRequest, server: str, limit_tokens: int | None) -> None:
-        self._request = request
-        self._server = server
-        self._limit_tokens = limit_tokens
-        self._queued_ns = time.monotonic_ns()
-        self._begun = False
-        self._reason: FinishReason | None = None
-        self._tokens: int | None = 0
-        """Tokens of the answer so far; None if they are not told one by one."""
-        self._prompt_tokens: int | None = None
-        self._first_ns: int | None = None
-        self._last_ns: int | None = None
-        self._last = Chunk()
-        """What came last: with usage and metrics."""
-        self.complete = False
-
-    def take(self, data: bytes, at_ns: int) -> list[EngineEvent]:
-        """What an event of the stream says."""
-        if self.complete:
-            return []
-        if data == _DONE:
-            self.complete = True
-            return []
-        chunk = decode_chunk(data)
-        if bytes(chunk.error) not in (b"", b"null"):
-            raise of_event(bytes(chunk.error), server=self._server)
-        if chunk.usage is not None or chunk.metrics is not None or chunk.timings is not None:
-            self._last = chunk
-        if not chunk.choices:
-            return []
-        (choice, *_) = chunk.choices
-        events: list[EngineEvent] = []
-        if not self._begun:
-            self._begun = True
-            prompt_ids = chunk.prompt_token_ids or choice.prompt_token_ids
-            self._prompt_tokens = len(prompt_ids) if prompt_ids else None
-            events.append(
-                Started(
-                    queued_ns=self._queued_ns, scheduled_ns=None, prompt_tokens=self._prompt_tokens
-                )
-            )
-        delta = self._delta(choice, at_ns)
-        if delta is not None:
-            events.append(delta)
-        if choice.finish_reason is not None:
-            self._reason = _finish_reason(choice.finish_reason, self._server)
-        elif self._limit_tokens is not None and (self._tokens or 0) >= self._limit_tokens:
-            self._reason, self.complete = "length", True
-        return events
-
-    def _delta(self, choice: Choice, at_ns: int) -> Delta | None:
-        """The new tokens, None if there are none."""
-        text = choice.text or (choice.delta.content if choice.delta else None) or ""
-        scores, ids = None, choice.token_ids
-        if choice.logprobs is not None and self._request.sampling.logprobs is not None:
-            scores = token_logprobs(choice.logprobs, ids)
-        if not (text or ids or scores):
-            return None
-        if ids is None or self._tokens is None:
-            self._tokens = None
-        else:
-            self._tokens += len(ids)
-        self._first_ns = self._first_ns or at_ns
-        self._last_ns = at_ns
-        return Delta(
-            text=text, token_ids=None if ids is None else tuple(ids), at_ns=at_ns, logprobs=scores
-        )
-
-    def finished(
-        self, build: ModelBuild, state_bytes: Callable[[int], StateBytes] | None
-    ) -> Finished:
-        """The end. Raises EngineFailed if the server ended without one."""
-        if self._reason is None:
-            raise EngineFailed(f"{self._server} ended the answer without finishing it.")
-        usage, told_ms = self._last.usage, prefill_ms(self._last)
-        scheduled_ns = None
-        if told_ms is not None and self._first_ns is not None:
-            scheduled_ns = max(self._queued_ns, self._first_ns - round(told_ms * 1e6))
-        prompt_tokens = usage.prompt_tokens if usage else self._prompt_tokens
-        completion_tokens = usage.completion_tokens if usage else self._tokens
-        state = self._last.metrics.state if self._last.metrics else None
-        if state is None and state_bytes and prompt_tokens and completion_tokens is not None:
-            state = state_bytes(prompt_tokens + completion_tokens)
-        return Finished(
-            reason=self._reason,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            scheduled_ns=scheduled_ns,
-            cached_tokens=cached_tokens(self._last),
-            first_ns=self._first_ns,
-            last_ns=self._last_ns,
-            state=state or StateBytes(),
-            build=build,
-        )
-
-
-def _finish_reason(told: str, server: str) -> FinishReason:
-    match told:
-        case "stop":
-            return "stop"
-        case "length":
-            return "length"
-    raise EngineFailed(f"{server} ended the answer because of {told}, which is not supported.")
 
 
 def _client(server: OpenAiServer) -> httpx.AsyncClient:

@@ -96,14 +96,27 @@ decode_chunk = msgspec.json.Decoder(Chunk).decode
 """Raises msgspec.MsgspecError for what is not one."""
 
 
-def token_logprobs(found: Logprobs, token_ids: list[int] | None) -> tuple[TokenLogprob, ...]:
-    """Log-probabilities of new tokens, with their ids where these are told."""
-    tokens = tuple(_tokens(found))
-    if token_ids is None or len(token_ids) != len(tokens):
-        return tokens
+def token_logprobs(found: Logprobs) -> tuple[TokenLogprob, ...]:
+    """Log-probabilities of tokens whose ids are not told with them."""
+    return tuple(_tokens(found))
+
+
+def named(scores: tuple[TokenLogprob, ...], token_ids: list[int]) -> tuple[TokenLogprob, ...]:
+    """The same with their ids, where these are as many; the likeliest may be the chosen one."""
+    if len(scores) != len(token_ids):
+        return scores
     return tuple(
-        msgspec.structs.replace(token, token_id=token_id)
-        for token, token_id in zip(tokens, token_ids, strict=True)
+        msgspec.structs.replace(
+            token,
+            token_id=token_id,
+            top=tuple(
+                TokenAlternative(token_id, other.text, other.logprob)
+                if (other.text, other.logprob) == (token.text, token.logprob)
+                else other
+                for other in token.top
+            ),
+        )
+        for token, token_id in zip(scores, token_ids, strict=True)
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from service.core.chat import ChatRequest, Sampling, TextPrompt
-from service.core.errors import TriptychError
+from service.core.errors import TriptychError, UnsupportedField
 from service.core.events import Delta, TokenLogprob
 from service.core.ids import new_request_id
 from service.core.ports import Engine
@@ -34,7 +34,8 @@ TIE_NATS = {"bfloat16": 0.25, "float16": 0.05, "float32": 0.01}
 class Conformance(Struct, frozen=True, kw_only=True):
     """What the probe found."""
 
-    passed: bool
+    passed: bool | None
+    """None where the engine cannot be asked what the probe asks."""
     reason: str
     duration_ns: int
 
@@ -52,15 +53,19 @@ async def probe(engine: Engine, *, timeout_s: float = 20.0) -> Conformance:
     the two best candidates were as good as tied.
     """
     started_ns = time.monotonic_ns()
+    passed: bool | None = None
     try:
         async with asyncio.timeout(timeout_s):
             fault = await _fault(engine, TIE_NATS[engine.model.dtype])
+            passed = fault is None
     except TimeoutError:
-        fault = f"probe timed out after {timeout_s:g} s"
+        passed, fault = False, f"probe timed out after {timeout_s:g} s"
+    except UnsupportedField as error:
+        fault = f"cannot be probed: {error}"
     except TriptychError as error:
-        fault = f"probe failed: {error}"
+        passed, fault = False, f"probe failed: {error}"
     return Conformance(
-        passed=fault is None,
+        passed=passed,
         reason=fault or "copies agree; alone and together agree",
         duration_ns=time.monotonic_ns() - started_ns,
     )
@@ -87,8 +92,11 @@ async def _fault(engine: Engine, tie_nats: float) -> str | None:
 
 
 async def _ask_all(engine: Engine, prompts: Sequence[str]) -> list[_Probed]:
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_ask(engine, prompt)) for prompt in prompts]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_ask(engine, prompt)) for prompt in prompts]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
     return [task.result() for task in tasks]
 
 

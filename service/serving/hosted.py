@@ -156,7 +156,7 @@ class HostedModel:
             self._opening = None
         self.engine = engine
         self._load_ns = self._hosting.clock_ns() - started_ns
-        faulty = self._conformance is not None and not self._conformance.passed
+        faulty = self._conformance is not None and self._conformance.passed is False
         self._state = "unverified" if faulty else "ready"
         if faulty and self._conformance:
             log.warning("%s is served unverified: %s", self.id, self._conformance.reason)

@@ -1,6 +1,9 @@
 """Engines that the contract suite asks, each opened once; a new engine is one more entry."""
 
 import asyncio
+import re
+import subprocess
+import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import aclosing
@@ -8,11 +11,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 import tiny_text
 
-from model_registry.spec import ModelSpec, ResolvedModel
+from model_registry.spec import ModelSpec, Remote, ResolvedModel
 from service.core.chat import ChatPrompt, ChatRequest, Message, Prompt, Sampling
 from service.core.events import Delta, EngineEvent, Finished, Started
 from service.core.ports import Engine
@@ -57,9 +61,16 @@ class Answer(msgspec.Struct):
 class Desk:
     """Puts requests to one engine, on one event loop that lasts the whole session."""
 
+    remote = False
+    """Whether another server answers, which does not tell everything."""
+
     def __init__(self, engine: Engine, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self.engine = engine
         self.run = run
+
+    def slots_used(self) -> int | None:
+        """How many requests hold a slot."""
+        return self.engine.memory().slots_used
 
     def request(self, prompt: Prompt | str, *, echo: bool = False, **sampling: Any) -> ChatRequest:
         """A request; a text is a user's turn."""
@@ -99,9 +110,23 @@ class Desk:
     async def idle(self, limit_s: float = 10.0) -> bool:
         """Whether all slots are free within the limit."""
         deadline = time.monotonic() + limit_s
-        while self.engine.memory().slots_used and time.monotonic() < deadline:  # noqa: ASYNC110  polls another process
+        while self.slots_used() and time.monotonic() < deadline:  # noqa: ASYNC110  polls another process
             await asyncio.sleep(0.01)
-        return self.engine.memory().slots_used == 0
+        return self.slots_used() == 0
+
+
+class RemoteDesk(Desk):
+    """Asks another Triptych, and what that holds."""
+
+    remote = True
+
+    def slots_used(self) -> int | None:
+        """As the far side tells it."""
+        remote = self.engine.model.spec.remote
+        assert remote is not None
+        told = httpx.get(remote.base_url + "/memory").json()
+        (model,) = (each for each in told["models"] if each["id"] == "echo")
+        return model["slots_used"]
 
 
 def _spec(name: str, **fields: Any) -> ModelSpec:
@@ -155,9 +180,56 @@ def torch_host(tmp_path_factory, run) -> Iterator[TorchHost]:
     run(host.aclose())
 
 
-@pytest.fixture(scope="session", params=ENGINES)
+ECHO = """
+id = "echo"
+family = "transformer"
+licence = "Apache-2.0"
+context_tokens = 256
+dtype = "float32"
+engine = "echo"
+sources = []
+architecture.itl_ms = 1
+"""
+
+
+@pytest.fixture(scope="session")
+def far_side(tmp_path_factory) -> Iterator[str]:
+    """The address of another Triptych, a process of its own, that serves the echo model."""
+    folder = tmp_path_factory.mktemp("far-side")
+    (folder / "echo.toml").write_text(ECHO)
+    command = [sys.executable, "-m", "service", "serve", "--port", "0", "--preload", "echo"]
+    process = subprocess.Popen(
+        [*command, "--models", str(folder), "--data-dir", str(folder / "data")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        found = None
+        while found is None:
+            found = re.search(r"http://[\w.]+:\d+", process.stdout.readline())
+        while not httpx.get(f"{found.group()}/ready").is_success:
+            time.sleep(0.05)
+        yield found.group()
+    finally:
+        process.terminate()
+        process.wait(30)
+        process.stdout.close()
+
+
+@pytest.fixture(scope="session", params=[*ENGINES, "another Triptych"])
 def desk(request, tmp_path_factory, run, torch_host) -> Iterator[Desk]:
     """A started engine of each kind."""
+    if request.param == "another Triptych":
+        remote = Remote(base_url=request.getfixturevalue("far_side") + "/v1", model="echo")
+        spec = _spec("far", engine="openai", remote=remote)
+        engine = open_engine(
+            ResolvedModel(spec=spec, variant=None, path="", weights_sha256=None),
+            torch_host=torch_host,
+        )
+        run(engine.start())
+        yield RemoteDesk(engine, run)
+        run(engine.aclose())
+        return
     model = ENGINES[request.param](tmp_path_factory.mktemp("model"))
     engine = open_engine(model, torch_host=torch_host)
     run(engine.start())

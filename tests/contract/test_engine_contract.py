@@ -29,7 +29,8 @@ def test_counts_agree(desk):
     prompt_ids = desk.run(desk.engine.tokenize(prompt, add_special_tokens=True))
 
     assert answer.finished.completion_tokens == len(answer.token_ids) == 12
-    assert answer.started.prompt_tokens == answer.finished.prompt_tokens == len(prompt_ids)
+    assert answer.finished.prompt_tokens == len(prompt_ids)
+    assert answer.started.prompt_tokens == (None if desk.remote else len(prompt_ids))
 
 
 def test_stamps_are_in_order(desk):
@@ -37,7 +38,9 @@ def test_stamps_are_in_order(desk):
     answer = desk.ask(TEXT, **GREEDY)
     sampled_ns = [delta.at_ns for delta in answer.deltas]
 
-    assert answer.started.queued_ns <= answer.started.scheduled_ns <= sampled_ns[0]
+    scheduled_ns = answer.started.scheduled_ns or answer.finished.scheduled_ns
+
+    assert answer.started.queued_ns <= scheduled_ns <= sampled_ns[0]
     assert sampled_ns == sorted(sampled_ns)
     assert (answer.finished.first_ns, answer.finished.last_ns) == (sampled_ns[0], sampled_ns[-1])
 
@@ -114,6 +117,8 @@ def test_requests_at_once_are_answered_as_alone(desk):
 
 def test_company_is_counted(desk):
     """Requests that shared a step say with how many others; one alone says none."""
+    if desk.remote:
+        pytest.skip("another server does not tell who shared its steps")
     together = desk.ask_all(*((TEXT, {**GREEDY, "max_tokens": 40}) for _ in range(4)))
 
     assert max(answer.finished.co_scheduled for answer in together) == 3
@@ -180,7 +185,7 @@ def test_it_keeps_the_protocols(desk):
 
     assert isinstance(engine, Tokenizing)
     assert info.eos_token is None or info.eos_token
-    assert engine.memory().slots_total >= 1
+    assert desk.slots_used() == 0
 
 
 @pytest.mark.parametrize("options", [{}, {"max_tokens": 250}])
@@ -216,7 +221,7 @@ def test_closing_the_stream_frees_the_slot(desk):
 
     async def leave():
         async with aclosing(desk.stream(TEXT, ignore_eos=True)) as events:
-            while not desk.engine.memory().slots_used:
+            while not desk.slots_used():
                 await anext(events)
         return await desk.idle()
 
@@ -252,6 +257,6 @@ def test_the_build_names_the_engine(desk):
     """Records can tell what exactly answered."""
     build = desk.ask(TEXT, max_tokens=1).finished.build
 
-    assert build.engine in ("echo", "torch")
+    assert build.engine in ("echo", "torch", "triptych")
     assert build.engine_version
     assert build.kernel_path
