@@ -13,6 +13,7 @@ from service.core.chat import ChatRequest
 from service.core.errors import (
     ConfigError,
     ContextOverflow,
+    EngineDied,
     EngineFailed,
     ModelNotReady,
     Overloaded,
@@ -24,6 +25,7 @@ from service.core.routing import Route
 from service.serving.gate import Gate
 from service.serving.hosted import Lease
 from service.serving.pool import Pool
+from service.serving.quarantine import Quarantine
 from service.serving.recorder import Recorder, Recording
 from service.serving.router import Choice, choose
 
@@ -48,6 +50,9 @@ class ChatService:
         self.recorder = recorder
         self.gate = gate
         self.routes = routes
+        self.quarantine = Quarantine()
+        self.probation = asyncio.Lock()
+        """Held by the one suspect that runs: if the engine dies again, it is clear of whom."""
         self._random = random
 
     def open(self, request: ChatRequest, *, isolated: bool = False) -> "Answer":
@@ -132,9 +137,10 @@ class Answer:
                 await durable
                 while not isinstance(event, Finished):
                     yield event
-                    event = await _next(attempt.events)
+                    event = await self._next(attempt)
                     self._recording.observe(event)
                 attempt.lease.complete()
+                self._service.quarantine.clear(attempt.request)
             # The slot and the place in the queue are free before the last event is passed on.
             yield event
         finally:
@@ -153,29 +159,38 @@ class Answer:
         return await self._try(last, stack)
 
     async def _try(self, name: str, stack: AsyncExitStack) -> "tuple[_Attempt, EngineEvent]":
+        request = msgspec.structs.replace(self.request, model=name)
+        suspected = self._service.quarantine.check(request)
         lease = stack.enter_context(self._service.pool.admit(name))
+        if suspected and not self._isolated:
+            await stack.enter_async_context(self._service.probation)
+            self._service.quarantine.check(request)  # what it waited for may have been its equal
         engine = await lease.ready(load=not self._isolated)
         self._recording.served_by(engine.model, verified=lease.verified, load_ns=lease.load_ns)
         gate = self._service.gate
         await stack.enter_async_context(nullcontext() if self._isolated else gate.shared())
-        request = msgspec.structs.replace(self.request, model=engine.model.id)
         events = await stack.enter_async_context(aclosing(engine.generate(request)))
-        event = await _next(events)
+        attempt = _Attempt(request, lease, events)
+        event = await self._next(attempt)
         self._recording.observe(event)
         self.model = engine.model.id
-        return _Attempt(lease, events), event
+        return attempt, event
+
+    async def _next(self, attempt: "_Attempt") -> EngineEvent:
+        try:
+            return await anext(attempt.events)
+        except StopAsyncIteration:
+            raise EngineFailed("the engine ended the answer without finishing it") from None
+        except EngineDied as error:
+            if error.suspect:
+                self._service.quarantine.blame(attempt.request)
+            raise
 
 
 class _Attempt(NamedTuple):
+    request: ChatRequest
     lease: Lease
     events: AsyncGenerator[EngineEvent]
-
-
-async def _next(events: AsyncGenerator[EngineEvent]) -> EngineEvent:
-    try:
-        return await anext(events)
-    except StopAsyncIteration:
-        raise EngineFailed("the engine ended the answer without finishing it") from None
 
 
 def check_routes(routes: Mapping[str, Route], pool: Pool) -> None:

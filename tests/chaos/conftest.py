@@ -44,7 +44,7 @@ def serve_tiny(
             probe=False,
             **settings,
         )
-        live.until(lambda: live.chat(model="tiny", max_tokens=2).status_code == 200)
+        live.until(lambda: live.chat(model="tiny", max_tokens=2).status_code == 200, 90)
         return live
 
     return start

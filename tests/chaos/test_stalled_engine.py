@@ -26,6 +26,6 @@ def test_a_stopped_host_is_killed_and_comes_back(serve_tiny):
     assert "said nothing for 1 s while 1 request waited or ran" in failed.text
     record = live.record(failed.headers["x-request-id"])
     assert (record["status"], record["error_code"]) == ("failed", "engine_died")
-    live.until(lambda: live.chat(model="tiny", max_tokens=2).status_code == 200)
+    live.until(lambda: live.chat(model="tiny", max_tokens=2).status_code == 200, 90)
     assert live.get("/health/decode").json()["status"] == "idle"
     assert host.status.restarts == 1

@@ -1,6 +1,7 @@
 """The one path: whatever ends a request, it has one record and leaves nothing behind."""
 
 import asyncio
+import contextlib
 import random
 
 import pytest
@@ -8,10 +9,12 @@ import pytest
 from service.core.errors import (
     ConfigError,
     ContextOverflow,
+    EngineDied,
     EngineFailed,
     ModelNotFound,
     ModelNotReady,
     Overloaded,
+    PoisonedRequest,
     StoreUnavailable,
 )
 from service.core.events import Delta, Finished, Started
@@ -144,6 +147,81 @@ def test_an_engine_that_fails_in_the_middle_is_recorded(bench, error):
         (record,) = b.sink.finals
         assert (record.status, record.completion_tokens) == ("failed", 2)
         assert b.pool.requests == 0
+
+    run(main())
+
+
+def test_a_request_that_killed_its_engine_twice_is_refused(bench):
+    """Only then, only that one, and as the client's own fault; others are answered."""
+
+    async def main():
+        b = bench()
+        b.prepare["one"] = lambda engine: setattr(engine, "error", EngineDied("killed"))
+        for _ in range(2):
+            with pytest.raises(EngineDied):
+                await b.ask()
+        b.engines["one"].error = None
+        with pytest.raises(PoisonedRequest):
+            await b.ask()
+        assert (b.sink.finals[-1].status, b.sink.finals[-1].error_code) == (
+            "refused",
+            "poisoned_request",
+        )
+        assert isinstance((await b.ask(max_tokens=4))[-1], Finished)
+        assert isinstance((await b.ask("two"))[-1], Finished)
+
+    run(main())
+
+
+def test_bystanders_of_a_death_are_not_suspected(bench):
+    """The engine knows whom it was not computing for."""
+
+    async def main():
+        b = bench()
+        b.prepare["one"] = lambda engine: setattr(
+            engine, "error", EngineDied("killed", suspect=False)
+        )
+        for _ in range(3):
+            with pytest.raises(EngineDied):
+                await b.ask()
+
+    run(main())
+
+
+def test_an_answer_clears_a_suspect(bench):
+    """Two deaths with an answer in between are chance."""
+
+    async def main():
+        b = bench()
+        await b.ask()
+        for error in (EngineDied("a"), None, EngineDied("b"), None):
+            b.engines["one"].error = error
+            with contextlib.suppress(EngineDied):
+                await b.ask()
+        assert b.sink.finals[-1].status == "ok"
+
+    run(main())
+
+
+def test_suspects_run_one_at_a_time(bench, settle):
+    """So that a second death has one culprit; requests without suspicion go on."""
+
+    async def main():
+        b = bench()
+        await b.ask()
+        engine = b.engines["one"]
+        engine.error = EngineDied("killed")
+        for tokens in (2, 3):
+            with pytest.raises(EngineDied):
+                await b.ask(max_tokens=tokens)
+        engine.error = None
+        engine.may_step.clear()
+        asked = [asyncio.create_task(b.ask(max_tokens=tokens)) for tokens in (2, 3, 4)]
+        await settle()
+        assert engine.running == 2
+        engine.may_step.set()
+        answers = await asyncio.gather(*asked)
+        assert [answer[-1].completion_tokens for answer in answers] == [2, 3, 4]
 
     run(main())
 
