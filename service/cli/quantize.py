@@ -26,9 +26,9 @@ from model_registry.sources.packed import (
 )
 from model_registry.sources.staging import publish, staging
 from model_registry.spec import ModelSpec, ResolvedModel
-from service.cli.amounts import human_bytes
 from service.cli.catalog_place import CatalogPlace, catalog_options
 from service.core.errors import ConfigError
+from service.core.sizes import human_bytes
 from service.engines.host_process import default_threads, environment
 from service.engines.torch.messages import LoadProgress
 
