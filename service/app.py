@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from litestar import Litestar
+from msgspec import structs
 
 from model_registry.catalog import Catalog, load_catalog
 from model_registry.errors import RegistryError
@@ -22,6 +23,7 @@ from service.core.ports import Engine, RecordStore
 from service.core.sizes import human_bytes
 from service.engines import open_engine
 from service.engines.torch_host import TorchHost
+from service.engines.vllm_command import VllmOptions
 from service.serving.chat import ChatService
 from service.serving.compare import CompareService
 from service.serving.gate import Gate
@@ -100,9 +102,19 @@ def create_application(settings: Settings) -> Application:
         stall_s=settings.stall_s,
     )
 
+    vllm = VllmOptions(
+        data_dir=data_dir,
+        slots=settings.slots,
+        max_answer_tokens=settings.max_answer_tokens,
+        **structs.asdict(settings.vllm),
+    )
+
     def opener(model: ResolvedModel) -> Engine:
         return open_engine(
-            model, torch_host=torch_host, max_answer_tokens=settings.max_answer_tokens
+            model,
+            torch_host=torch_host,
+            vllm=vllm,
+            max_answer_tokens=settings.max_answer_tokens,
         )
 
     gate = Gate()

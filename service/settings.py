@@ -23,6 +23,25 @@ class TorchSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Gap between an answer's tokens, in milliseconds, that others' prompts should not exceed."""
 
 
+class VllmSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[vllm]`: how vLLM is run for the models that name it as their engine."""
+
+    python: str = ""
+    """Interpreter that has vLLM; empty: `.venv-vllm/bin/python`, else the service's own."""
+    arguments: tuple[str, ...] = ()
+    """Further arguments of `vllm serve`."""
+    kv_cache_bytes: Annotated[int, Meta(gt=0)] = 1_073_741_824
+    """Memory for the state of all requests of one model."""
+    max_context_tokens: Annotated[int, Meta(ge=0)] = 0
+    """Longest context that vLLM serves; 0: the model's own."""
+    compile: bool = True
+    """Compile models at start: minutes at first, then half a minute more than without."""
+    threads: Annotated[int, Meta(ge=0)] = 0
+    """Threads that a model computes with on the CPU; 0: as many as the torch engine by default."""
+    start_s: Annotated[float, Meta(gt=0)] = 900.0
+    """Longest time that a start may take, in seconds."""
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set; the keys of the TOML file given with `--config`."""
 
@@ -60,6 +79,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     store_content: Literal["none", "full"] = "none"
     """Whether prompts and answers are stored with the records."""
     torch: TorchSettings = TorchSettings()
+    vllm: VllmSettings = VllmSettings()
     probe: bool = True
     """Ask a model a few greedy prompts when it is loaded; if it fails, mark it unverified."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -14,7 +14,6 @@ class LazyGroup(click.Group):
     modules: ClassVar[dict[str, str]] = {
         "compare": "service.cli.compare",
         "models": "service.cli.models",
-        "quantize": "service.cli.quantize",
         "serve": "service.cli.serve",
     }
 

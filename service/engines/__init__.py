@@ -3,21 +3,26 @@
 from typing import TYPE_CHECKING
 
 from model_registry.spec import ResolvedModel
-from service.core.errors import ModelNotReady
 from service.core.ports import Engine
 
 if TYPE_CHECKING:
     from service.engines.torch_host import TorchHost
+    from service.engines.vllm_command import VllmOptions
 
 
 def open_engine(
-    model: ResolvedModel, *, torch_host: "TorchHost", max_answer_tokens: int | None = None
+    model: ResolvedModel,
+    *,
+    torch_host: "TorchHost",
+    vllm: "VllmOptions",
+    max_answer_tokens: int | None = None,
 ) -> Engine:
     """An engine of the kind that the model names, not yet started.
 
     Args:
         model: The model and its files.
         torch_host: The process that all models of kind `torch` share.
+        vllm: How vLLM is run for models of kind `vllm`.
         max_answer_tokens: Longest answer to a request that names no `max_tokens`.
     """
     match model.engine:
@@ -33,5 +38,7 @@ def open_engine(
             from service.engines.openai_http import OpenAiEngine, remote_server
 
             return OpenAiEngine(model, remote_server(model), max_answer_tokens=max_answer_tokens)
-        case kind:
-            raise ModelNotReady(f"{model.id}: there is no engine {kind} here")
+        case "vllm":
+            from service.engines.vllm_engine import VllmEngine
+
+            return VllmEngine(model, vllm)

@@ -22,6 +22,7 @@ from service.core.events import Delta, EngineEvent, Finished, Started
 from service.core.ports import Engine
 from service.engines import open_engine
 from service.engines.torch_host import TorchHost
+from service.engines.vllm_command import VllmOptions
 
 CONTEXT_TOKENS = 256
 _numbers = count()
@@ -219,19 +220,21 @@ def far_side(tmp_path_factory) -> Iterator[str]:
 @pytest.fixture(scope="session", params=[*ENGINES, "another Triptych"])
 def desk(request, tmp_path_factory, run, torch_host) -> Iterator[Desk]:
     """A started engine of each kind."""
+    vllm = VllmOptions(data_dir=tmp_path_factory.mktemp("vllm"))
     if request.param == "another Triptych":
         remote = Remote(base_url=request.getfixturevalue("far_side") + "/v1", model="echo")
         spec = _spec("far", engine="openai", remote=remote)
         engine = open_engine(
             ResolvedModel(spec=spec, variant=None, path="", weights_sha256=None),
             torch_host=torch_host,
+            vllm=vllm,
         )
         run(engine.start())
         yield RemoteDesk(engine, run)
         run(engine.aclose())
         return
     model = ENGINES[request.param](tmp_path_factory.mktemp("model"))
-    engine = open_engine(model, torch_host=torch_host)
+    engine = open_engine(model, torch_host=torch_host, vllm=vllm)
     run(engine.start())
     yield Desk(engine, run)
     run(engine.aclose())

@@ -202,7 +202,8 @@ def test_names_are_all_that_find_takes():
     """An entry's names are its id and its variants, and each is found."""
     entry = CATALOG.entries["reference-ssm"]
 
-    variants = ("reference-ssm:float32", "reference-ssm:int8", "reference-ssm:int4")
+    names = ("float32", "int8", "int4", "vllm")
+    variants = tuple(f"reference-ssm:{name}" for name in names)
     assert entry.names() == ("reference-ssm", *variants)
     assert all(CATALOG.find(name)[0] is entry for name in entry.names())
 

@@ -70,7 +70,7 @@ def test_show_gives_the_path_of_a_model_that_is_here(triptych_models):
 
     assert (Path(shown["path"]) / "model.safetensors").is_file()
     assert re.fullmatch("[0-9a-f]{64}", shown["weights_sha256"])
-    variants = ["reference-ssm:float32", "reference-ssm:int8", "reference-ssm:int4"]
+    variants = [f"reference-ssm:{name}" for name in ("float32", "int8", "int4", "vllm")]
     assert shown["names"] == ["reference-ssm", *variants]
 
 
