@@ -124,6 +124,8 @@ class ResolvedModel(Struct, frozen=True, kw_only=True):
     """SHA-256 over the weight files' hashes in name order; None where there are no files."""
     adapter_path: str | None = None
     """Local folder of the variant's PEFT adapter, None without one."""
+    packed_path: str | None = None
+    """Where a quantized variant's packed weights are kept if `triptych quantize` wrote them."""
 
     @property
     def id(self) -> str:

@@ -17,6 +17,7 @@ from model_registry.sources.lock import (
     write_lock,
 )
 from model_registry.sources.model_files import folder_files, read_config
+from model_registry.sources.packed import packed_folder
 from model_registry.spec import FolderSource, ResolvedModel
 
 _FOLDER_HASHES = ".folder-hashes"
@@ -47,12 +48,14 @@ def locate(entry: CatalogEntry, variant: str | None, models_dir: Path) -> Resolv
     if not layers.servable:
         raise UnsupportedArchitecture(f"{spec.id}: {layers.refusal}")
     adapter = spec.variants[variant].adapter if variant else None
+    quantized = variant and spec.variants[variant].quantization
     return ResolvedModel(
         spec=spec,
         variant=variant,
         path=str(folder),
         weights_sha256=lock.weights_sha256(),
         adapter_path=str(local_path(entry, adapter)) if adapter else None,
+        packed_path=str(packed_folder(models_dir, spec.id, variant)) if quantized else None,
     )
 
 

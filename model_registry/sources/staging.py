@@ -12,10 +12,10 @@ STAGING_NAME = ".pulling"
 
 
 @contextlib.contextmanager
-def staging(models_dir: Path, model: str) -> Iterator[Path]:
+def staging(models_dir: Path, model: str, *, doing: str = "pulled") -> Iterator[Path]:
     """A folder for one pull of one model; downloads in it survive an interrupted pull.
 
-    Raises PullFailed if another process is pulling the same model.
+    Raises PullFailed if another process is pulling the same model, or `doing` something else to it.
     """
     folder = models_dir / STAGING_NAME / model
     folder.mkdir(parents=True, exist_ok=True)
@@ -23,7 +23,7 @@ def staging(models_dir: Path, model: str) -> Iterator[Path]:
         try:
             fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise PullFailed(f"{model} is being pulled by another process") from None
+            raise PullFailed(f"{model} is being {doing} by another process") from None
         yield folder
 
 

@@ -1,6 +1,7 @@
 """Catalogue entries as tables and as JSON."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,7 +13,8 @@ from model_registry.architecture import LayerMix, read_layers
 from model_registry.catalog import CatalogEntry
 from model_registry.errors import CorruptFile, RegistryError, UnsupportedArchitecture
 from model_registry.footprint import DTYPE_BYTES
-from model_registry.sources.locate import find_folder
+from model_registry.sources.locate import find_folder, locate
+from model_registry.sources.packed import read_packed_lock
 from model_registry.spec import Source
 from service.cli.catalog_place import CatalogPlace
 from service.cli.context_lengths import human_tokens
@@ -115,6 +117,9 @@ def card(place: CatalogPlace, entry: CatalogEntry) -> RenderableType:
         folder, lock = found
         facts += [("here", str(folder.resolve())), ("weights SHA-256", lock.weights_sha256())]
         facts += [("resolved", lock.resolved)] if lock.resolved else []
+        facts += [
+            (f"{spec.id}:{name}", text) for name, text in _packed_variants(place, entry).items()
+        ]
     else:
         facts += [("here", f"no; run: triptych models pull {spec.id}")]
     table = Table.grid(padding=(0, 2))
@@ -123,6 +128,30 @@ def card(place: CatalogPlace, entry: CatalogEntry) -> RenderableType:
     for name, value in facts:
         table.add_row(name, Text(value))
     return table
+
+
+def _packed_variants(place: CatalogPlace, entry: CatalogEntry) -> dict[str, str]:
+    """Of each quantized variant of the torch engine, how its weights come to be."""
+    texts = {}
+    for name, variant in entry.spec.variants.items():
+        if variant.quantization is None or (variant.engine or entry.spec.engine) != "torch":
+            continue
+        command = f"triptych quantize {entry.spec.id} --as {variant.quantization}"
+        try:
+            resolved = locate(entry, name, place.models_dir)
+            assert resolved.packed_path is not None
+            lock = read_packed_lock(Path(resolved.packed_path))
+        except RegistryError as error:
+            texts[name] = f"{error}; run: {command} --force"
+            continue
+        if lock is None:
+            texts[name] = f"quantized at each load; once and for all by: {command}"
+        elif lock.made_of(resolved):
+            size = human_bytes(lock.file.size_bytes)
+            texts[name] = f"packed weights of {size} in {resolved.packed_path}"
+        else:
+            texts[name] = f"packed weights are of other weights or another version; run: {command}"
+    return texts
 
 
 def _kind_of_source(source: Source) -> str:

@@ -14,6 +14,7 @@ class LazyGroup(click.Group):
     modules: ClassVar[dict[str, str]] = {
         "compare": "service.cli.compare",
         "models": "service.cli.models",
+        "quantize": "service.cli.quantize",
         "serve": "service.cli.serve",
     }
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,21 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from model_registry.architecture import MODEL_TYPES, read_layers
-from model_registry.errors import UnsupportedArchitecture
+from model_registry.errors import CorruptFile, UnsupportedArchitecture
+from model_registry.sources.packed import PACKED_NAME, read_packed_lock
 from model_registry.spec import ResolvedModel
 from service.core.errors import ModelNotReady
 from service.core.events import ModelBuild
+from service.engines.torch import packed_file
 from service.engines.torch.compiled.architectures import covered
 from service.engines.torch.compiled.machine import KERNEL_PATH as COMPILED
 from service.engines.torch.compiled.model import CompiledModel
-from service.engines.torch.compiled.program import Uncompilable
+from service.engines.torch.compiled.program import Matrix, Uncompilable
 from service.engines.torch.eager.model import EagerModel
 from service.engines.torch.messages import KernelChoice, LoadProgress
 from service.engines.torch.model import SlotModel
+from service.engines.torch.packed_file import Damaged, PackedWeights
+from service.engines.torch.skeleton import skeleton
 
 log = logging.getLogger(__name__)
 
@@ -68,17 +72,26 @@ def _load(
     kernels: KernelChoice,
     threads: int,
 ) -> SlotModel:
-    with _reported(resolved, progress):
-        network = _network(resolved)
+    packed = None if kernels == "eager" else read_packed(resolved, progress)
+    if packed is None:
+        with reported(resolved, progress):
+            network = plain_network(resolved)
+    else:
+        network = skeleton(resolved.path, getattr(torch, resolved.dtype), packed.network)
     progress(LoadProgress(model_id=resolved.id, stage="slots"))
     missing = 'torch.kernels is "eager"' if kernels == "eager" else _why_not_compiled(network)
     if missing is None:
         try:
-            build = _build(resolved, COMPILED)
-            return CompiledModel(network, resolved, build, slots=slots, threads=threads)
+            return compiled(
+                network,
+                resolved,
+                slots=slots,
+                threads=threads,
+                stored=None if packed is None else packed.matrices,
+            )
         except Uncompilable as error:
             missing = str(error)
-            network = _network(resolved)  # a program takes the weights out as it grows
+            network = plain_network(resolved)  # a program takes the weights out as it grows
     if kernels == "compiled" or resolved.quantization is not None:
         wanted = resolved.quantization or 'the setting torch.kernels = "compiled"'
         raise ModelNotReady(
@@ -87,6 +100,51 @@ def _load(
         )
     log.warning("%s runs as transformers' own code: %s", resolved.id, missing)
     return EagerModel(network, resolved, _build(resolved, EAGER), slots=slots)
+
+
+def compiled(
+    network: PreTrainedModel,
+    resolved: ResolvedModel,
+    *,
+    slots: int,
+    threads: int,
+    stored: Sequence[Matrix] | None = None,
+) -> CompiledModel:
+    """A network as a program, which takes its weights out. Raises Uncompilable if it has none."""
+    build = _build(resolved, COMPILED)
+    return CompiledModel(network, resolved, build, slots=slots, threads=threads, stored=stored)
+
+
+def read_packed(
+    resolved: ResolvedModel, progress: Callable[[LoadProgress], None]
+) -> PackedWeights | None:
+    """What `triptych quantize` wrote of a variant, None if it did not or for other weights.
+
+    Raises ModelNotReady if it is damaged.
+    """
+    if resolved.packed_path is None:
+        return None
+    folder = Path(resolved.packed_path)
+    command = f"triptych quantize {resolved.spec.id} --as {resolved.quantization}"
+
+    def report(done: int, total: int) -> None:
+        progress(
+            LoadProgress(model_id=resolved.id, stage="weights", done_bytes=done, total_bytes=total)
+        )
+
+    try:
+        lock = read_packed_lock(folder)
+        if lock is None:
+            log.info("%s is quantized while it loads; `%s` does it once", resolved.id, command)
+            return None
+        if not lock.made_of(resolved):
+            log.warning("%s: %s is of other weights; `%s` renews it", resolved.id, folder, command)
+            return None
+        packed = packed_file.read(folder / PACKED_NAME, lock.file.sha256, report)
+    except (CorruptFile, Damaged, OSError) as error:
+        raise ModelNotReady(f"{resolved.id}: {error}; run: {command} --force") from error
+    log.info("%s: read packed weights from %s", resolved.id, folder)
+    return packed
 
 
 def check(resolved: ResolvedModel) -> None:
@@ -151,7 +209,8 @@ def _complete_config(resolved: ResolvedModel) -> Mapping[str, Any]:
     return config
 
 
-def _network(resolved: ResolvedModel) -> PreTrainedModel:
+def plain_network(resolved: ResolvedModel) -> PreTrainedModel:
+    """Transformers' network with the weights of the model itself. Raises ModelNotReady."""
     network: PreTrainedModel
     report: dict[str, Any]
     network, report = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
@@ -174,7 +233,7 @@ def _network(resolved: ResolvedModel) -> PreTrainedModel:
 
 
 @contextmanager
-def _reported(resolved: ResolvedModel, progress: Callable[[LoadProgress], None]) -> Iterator[None]:
+def reported(resolved: ResolvedModel, progress: Callable[[LoadProgress], None]) -> Iterator[None]:
     """Report bytes while transformers goes through the tensors, in proportion to their number."""
     total = sum(file.stat().st_size for file in Path(resolved.path).glob("*.safetensors"))
 

@@ -14,7 +14,7 @@ from service.core.events import ModelBuild
 from service.engines.torch.compiled.architectures import ASSEMBLERS
 from service.engines.torch.compiled.blocks import Assembly
 from service.engines.torch.compiled.ops.attention import QUERY_TOKENS, SPLIT_TOKENS
-from service.engines.torch.compiled.program import Field, Kind, Program
+from service.engines.torch.compiled.program import Field, Kind, Matrix, Program
 from service.engines.torch.compiled.states import Slots
 from service.engines.torch.model import SlotModel
 
@@ -29,7 +29,8 @@ class CompiledModel(SlotModel):
     """One loaded model and its slots. Not thread-safe: one loop owns it.
 
     A token's logits are the same to the bit whatever shares its pass and however its prompt was
-    divided, because every sum is taken in an order that depends on the token alone.
+    divided, because every sum is taken in an order that depends on the token alone. With `stored`
+    matrices the network's own need no values.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class CompiledModel(SlotModel):
         *,
         slots: int,
         threads: int,
+        stored: Sequence[Matrix] | None = None,
     ) -> None:
         text = network.config.get_text_config(decoder=True)
         super().__init__(text, resolved, build, slots=slots)
@@ -47,7 +49,11 @@ class CompiledModel(SlotModel):
         kind = Kind.FLOAT32 if network.dtype is torch.float32 else Kind.BFLOAT16
         matrices = _MATRICES.get(resolved.quantization or "", kind)
         self._program = Program(
-            kind, matrices=matrices, max_tokens=self._pass_tokens, threads=threads
+            kind,
+            matrices=matrices,
+            max_tokens=self._pass_tokens,
+            threads=threads,
+            stored=stored,
         )
         self._slots: Slots = Slots(self._program, slots=slots, limit_tokens=self.context_tokens)
         with torch.inference_mode():
@@ -75,6 +81,11 @@ class CompiledModel(SlotModel):
         self._alone = True
         self._try_out()
         self._alone = False
+
+    @property
+    def packed(self) -> Sequence[Matrix]:
+        """The program's matrices; `stored` of a model that is to be the same."""
+        return self._program.packed
 
     def close(self) -> None:
         """Drop weights and slots."""

@@ -12,7 +12,13 @@ import torch
 from torch.nn import functional
 
 from service.engines.torch.compiled.lanes import LANES
-from service.engines.torch.compiled.program import Kind, Program, Uncompilable, aligned_bytes
+from service.engines.torch.compiled.program import (
+    Kind,
+    Matrix,
+    Program,
+    Uncompilable,
+    aligned_bytes,
+)
 from service.engines.torch.compiled.quantized import Groups, attached, by_group, by_output
 
 _INTERLEAVED: Final = 4
@@ -63,15 +69,20 @@ def pack(
             for matrix, one in zip(weights, biases, strict=True)
         ]
         bias = functional.pad(torch.cat(parts), (0, padded - outputs))
-    groups = _kept(weights) if kind is None else None
-    if groups is None:
-        kind = program.matrices if kind is None else kind
-        stream, scales = _packed(kind, torch.cat([matrix.detach() for matrix in weights]))
-    else:
-        kind = Kind.GROUPED4 if groups.code_bits == 4 else Kind.GROUPED8  # noqa: PLR2004
-        stream, scales = _grouped_stream(groups), None
-    address = program.hold(stream)
-    return Packed(kind, address, program.vector(scales), program.vector(bias), inputs, padded)
+    matrix = program.following()
+    if matrix is None:
+        groups = _kept(weights) if kind is None else None
+        if groups is None:
+            weight = torch.cat([part.detach() for part in weights])
+            matrix = _matrix(program.matrices if kind is None else kind, weight)
+        else:
+            kind = Kind.GROUPED4 if groups.code_bits == 4 else Kind.GROUPED8  # noqa: PLR2004
+            matrix = Matrix(kind, inputs, outputs, _grouped_stream(groups), None)
+    if (matrix.inputs, matrix.outputs) != (inputs, outputs):
+        found = f"{matrix.outputs} x {matrix.inputs}"
+        raise ValueError(f"a stored matrix is {found}, the model's {outputs} x {inputs}")
+    address, scales = program.keep(matrix)
+    return Packed(matrix.kind, address, scales, program.vector(bias), inputs, padded)
 
 
 def _kept(weights: Sequence[torch.Tensor]) -> Groups | None:
@@ -84,19 +95,18 @@ def _kept(weights: Sequence[torch.Tensor]) -> Groups | None:
     return Groups(torch.cat(codes), torch.cat(scales), torch.cat(minima), max(bits))
 
 
-def _packed(kind: Kind, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """A matrix's stream, and its outputs' scales if it has them."""
+def _matrix(kind: Kind, weight: torch.Tensor) -> Matrix:
     outputs, inputs = weight.shape
     if kind is Kind.BFLOAT16 and inputs % 2:
         raise Uncompilable(f"{inputs} inputs are not pairs")
     if kind is Kind.GROUPED4:
-        return _grouped_stream(by_group(weight)), None
+        return Matrix(kind, inputs, outputs, _grouped_stream(by_group(weight)), None)
     pads = kind.steps(inputs) * kind.inputs_per_step - inputs, -outputs % LANES
     weight = functional.pad(weight, (0, pads[0], 0, pads[1]))
     if kind is Kind.INT8:
         codes, scales = by_output(weight)
-        return _interleaved(codes), scales
-    return _interleaved(weight.to(kind.dtype)), None
+        return Matrix(kind, inputs, outputs, _interleaved(codes), scales)
+    return Matrix(kind, inputs, outputs, _interleaved(weight.to(kind.dtype)), None)
 
 
 def _grouped_stream(groups: Groups) -> torch.Tensor:

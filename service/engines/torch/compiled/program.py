@@ -7,7 +7,7 @@ not depend on how its tokens were divided into steps, nor on its neighbours in t
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 from functools import cached_property
 from typing import Any, Final, NamedTuple
@@ -138,6 +138,18 @@ class Buffer(NamedTuple):
         return Buffer(self.address + first * element_bytes, self.stride, width)
 
 
+class Matrix(NamedTuple):
+    """A packed matrix as a program holds it, and as it may be stored."""
+
+    kind: Kind
+    inputs: int
+    outputs: int
+    stream: torch.Tensor
+    """Bytes in the order of a product's reading."""
+    scales: torch.Tensor | None
+    """Of the outputs, float32, if the matrix is int8."""
+
+
 def bits(value: float) -> int:
     """A float32 as an operand."""
     return int(struct.unpack("<i", struct.pack("<f", value))[0])
@@ -147,7 +159,13 @@ class Program:
     """Collects buffers and instructions, then runs them."""
 
     def __init__(
-        self, kind: Kind, *, max_tokens: int, threads: int, matrices: Kind | None = None
+        self,
+        kind: Kind,
+        *,
+        max_tokens: int,
+        threads: int,
+        matrices: Kind | None = None,
+        stored: Iterable[Matrix] | None = None,
     ) -> None:
         self.kind = kind
         """Of keys and values, and of what enters a matrix product."""
@@ -155,6 +173,9 @@ class Program:
         """Of the matrices that bear another kind."""
         self.embeddings = Kind.INT8 if self.matrices is Kind.GROUPED4 else self.matrices
         """Of the tokens' embeddings and of what logits are made with: never fewer than 8 bits."""
+        self.packed: list[Matrix] = []
+        """All matrices, in the order in which they were packed."""
+        self._stored = None if stored is None else iter(stored)
         self.max_tokens = max_tokens
         self.threads = threads
         self.head = np.zeros(HEAD_FIELDS, dtype=np.int64)
@@ -193,11 +214,26 @@ class Program:
         self._scratch_bytes = max(self._scratch_bytes, _aligned(size_bytes))
 
     def hold(self, tensor: torch.Tensor) -> int:
-        """Keep a contiguous tensor as long as the program; its address."""
+        """Keep a contiguous tensor as long as the program; its address.
+
+        Raises ValueError if it has no values: it was left out of a file that holds matrices packed.
+        """
+        if tensor.is_meta:
+            raise ValueError(f"values of shape {tuple(tensor.shape)} were not stored")
         assert tensor.is_contiguous()
         self._held.append(tensor)
         self.weights_bytes += tensor.nbytes
         return tensor.data_ptr()
+
+    def following(self) -> Matrix | None:
+        """The next of the matrices that were packed before; None if there were none."""
+        return None if self._stored is None else next(self._stored)
+
+    def keep(self, matrix: Matrix) -> tuple[int, int]:
+        """Hold a matrix; addresses of its stream and of its scales, 0 if it has none."""
+        self.packed.append(matrix)
+        scales = 0 if matrix.scales is None else self.hold(matrix.scales)
+        return self.hold(matrix.stream), scales
 
     def vector(self, values: torch.Tensor | None) -> int:
         """Keep values as float32; their address, 0 for None."""

@@ -64,7 +64,7 @@ def _block(a: Assembly, shared: Any, blocks: dict[int, _Block]) -> _Block:  # no
         mlp.gate_up_proj,
         mlp.down_proj,
     )
-    key = attention.q_proj.weight.data_ptr()
+    key = id(attention.q_proj.weight)
     if key not in blocks:
         blocks[key] = _Block(a.pack(*layers[:3]), *(a.pack(layer) for layer in layers[3:]))
     free(*layers)
