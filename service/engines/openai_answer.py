@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from service.core.chat import ChatRequest
 from service.core.errors import EngineFailed
 from service.core.events import (
@@ -21,6 +23,9 @@ from service.engines.openai_failures import of_event
 from service.engines.openai_wire import Choice, Chunk, decode_chunk, named, token_logprobs
 
 _DONE: Final = b"[DONE]"
+
+UNKNOWN_VERSION: Final = "unknown"
+"""Version of a server that does not tell it."""
 
 
 class ArrivingAnswer:
@@ -42,11 +47,13 @@ class ArrivingAnswer:
         self._reason: FinishReason | None = None
         self._tokens: int | None = 0
         """Tokens of the answer so far; None if they are not told one by one."""
+        self._pieces = 0
         self._prompt_tokens: int | None = None
         self._first_ns: int | None = None
         self._last_ns: int | None = None
         self._last = Chunk()
         """What came last: with usage and metrics."""
+        self._fingerprint: str | None = None
         self._done = False
         self.cut = False
         """Whether it has as many tokens as it may have, and the server was not told."""
@@ -63,6 +70,7 @@ class ArrivingAnswer:
             self._last = chunk
         if not chunk.choices:
             return []
+        self._fingerprint = self._fingerprint or chunk.system_fingerprint
         (choice, *_) = chunk.choices
         return self._take_choice(chunk, choice, at_ns)
 
@@ -85,9 +93,13 @@ class ArrivingAnswer:
             events.append(delta)
         if choice.finish_reason is not None:
             self._reason = _finish_reason(choice.finish_reason, self._server)
-        elif self._limit_tokens is not None and (self._tokens or 0) >= self._limit_tokens:
+        elif self._limit_tokens is not None and self._at_least_tokens() >= self._limit_tokens:
             self._reason, self._done, self.cut = "length", True, True
         return events
+
+    def _at_least_tokens(self) -> int:
+        """Tokens so far; where they are not told, pieces, of which each has one at least."""
+        return self._pieces if self._tokens is None else self._tokens
 
     def _started(
         self, prompt_ids: list[int] | None, scores: tuple[TokenLogprob, ...] | None
@@ -120,6 +132,7 @@ class ArrivingAnswer:
             self._tokens = None
         else:
             self._tokens += len(ids)
+        self._pieces += 1
         self._first_ns = self._first_ns or at_ns
         self._last_ns = at_ns
         return Delta(
@@ -130,7 +143,7 @@ class ArrivingAnswer:
         self, build: ModelBuild, state_bytes: Callable[[int], StateBytes] | None
     ) -> Finished:
         """The end. Raises EngineFailed if the server ended without one."""
-        if self._reason is None:
+        if self._reason is None or not self._done:  # without its last line, usage may be lost
             raise EngineFailed(f"{self._server} ended the answer without finishing it.")
         usage, told_ms = self._last.usage, prefill_ms(self._last)
         scheduled_ns = None
@@ -150,8 +163,14 @@ class ArrivingAnswer:
             first_ns=self._first_ns,
             last_ns=self._last_ns,
             state=state or StateBytes(),
-            build=build,
+            build=self._dated(build),
         )
+
+    def _dated(self, build: ModelBuild) -> ModelBuild:
+        """The build with the server's fingerprint, where it tells no version."""
+        if build.engine_version != UNKNOWN_VERSION or self._fingerprint is None:
+            return build
+        return msgspec.structs.replace(build, engine_version=self._fingerprint)
 
 
 def _finish_reason(told: str, server: str) -> FinishReason:

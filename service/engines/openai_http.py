@@ -15,9 +15,10 @@ from service.core.chat import ChatPrompt, ChatRequest, Prompt, TextPrompt, Token
 from service.core.errors import EngineFailed, ModelNotReady, UnsupportedField
 from service.core.events import EngineEvent, ModelBuild, ModelMemory, StateBytes
 from service.core.ports import TokenizerInfo
-from service.engines.openai_answer import ArrivingAnswer
+from service.engines.openai_answer import UNKNOWN_VERSION, ArrivingAnswer
 from service.engines.openai_dialects import DIALECTS, Dialect, DialectName, body
 from service.engines.openai_failures import of_status
+from service.engines.reachability import CONNECTION_ERRORS, Reachability, describe
 from service.engines.sse_data import SseData
 
 CONNECT_S: Final = 10.0
@@ -37,6 +38,10 @@ class OpenAiServer(Struct, frozen=True, kw_only=True):
     """Path of the UNIX socket that it listens on."""
     dialect: DialectName | None = None
     """None is found out."""
+
+    def __repr__(self) -> str:
+        """Name the server and the model, never the key."""
+        return f"<OpenAiServer {self.model} at {self.uds or self.base_url}>"
 
     @property
     def name(self) -> str:
@@ -73,6 +78,7 @@ class OpenAiEngine:
         self._build = build
         self._context_tokens: int | None = None
         self._client = _client(server)
+        self._reachability = Reachability(server.name)
         self._root = server.base_url.rstrip("/").removesuffix("/v1")
 
     def __repr__(self) -> str:
@@ -84,10 +90,10 @@ class OpenAiEngine:
         try:
             listed = await self._get(f"{self._root}/v1/models")
             contexts = {each["id"]: each.get("max_model_len") for each in listed["data"]}
-        except (httpx.HTTPError, KeyError, TypeError, msgspec.MsgspecError) as error:
+        except (*CONNECTION_ERRORS, KeyError, TypeError, msgspec.MsgspecError) as error:
             raise ModelNotReady(
                 f"{self.model.id}: {self.server.name} does not answer as an OpenAI API would: "
-                f"{error or type(error).__name__}"
+                f"{describe(error)}"
             ) from error
         if self.server.model not in contexts:
             known = ", ".join(sorted(contexts)[:10]) or "none"
@@ -117,10 +123,13 @@ class OpenAiEngine:
         wanted = body(request, self.server.model, self.dialect, max_tokens=max_tokens)
         asked = msgspec.json.encode(wanted)
         kind = "chat/completions" if isinstance(request.prompt, ChatPrompt) else "completions"
+        responded = False
         try:
-            async with self._client.stream(
+            async with self._connected().stream(
                 "POST", f"{self._root}/v1/{kind}", content=asked
             ) as response:
+                responded = True
+                self._reachability.reached()
                 if response.status_code != httpx.codes.OK:
                     raise of_status(
                         response.status_code,
@@ -136,10 +145,10 @@ class OpenAiEngine:
                             yield event
                     if answer.cut:  # else read to the end: the connection serves again
                         break
-        except (httpx.HTTPError, msgspec.MsgspecError, ValueError) as error:
-            raise EngineFailed(
-                f"{self.server.name} failed: {error or type(error).__name__}"
-            ) from error
+        except (*CONNECTION_ERRORS, msgspec.MsgspecError, ValueError) as error:
+            if not responded:
+                self._reachability.failed(error)
+            raise EngineFailed(f"{self.server.name} failed: {describe(error)}") from error
         yield answer.finished(self._build, self._state_bytes)
 
     def _limit(self, request: ChatRequest) -> int | None:
@@ -193,14 +202,27 @@ class OpenAiEngine:
         """Close all connections."""
         await self._client.aclose()
 
+    def trouble(self) -> str | None:
+        """Why the server cannot answer now, None if it is not known to be out of reach."""
+        return self._reachability.trouble()
+
+    def _connected(self) -> httpx.AsyncClient:
+        if self._client.is_closed:
+            raise EngineFailed(f"{self.model.id} is closed.")
+        return self._client
+
     async def _ask(self, path: str, asked: dict[str, Any]) -> dict[str, Any]:
         if not self.dialect.tokenizes:
             raise UnsupportedField(f"{self.server.name} does not show its tokenizer.")
         content = msgspec.json.encode({"model": self.server.model, **asked})
         try:
-            response = await self._client.post(self._root + path, content=content, timeout=ANSWER_S)
-        except httpx.HTTPError as error:
-            raise EngineFailed(f"{self.server.name} failed: {error}") from error
+            response = await self._connected().post(
+                self._root + path, content=content, timeout=ANSWER_S
+            )
+        except CONNECTION_ERRORS as error:
+            self._reachability.failed(error)
+            raise EngineFailed(f"{self.server.name} failed: {describe(error)}") from error
+        self._reachability.reached()
         if response.status_code != httpx.codes.OK:
             raise of_status(
                 response.status_code, response.headers, response.content, server=self.server.name
@@ -225,11 +247,11 @@ class OpenAiEngine:
         ):
             try:
                 told = await self._get(self._root + path)
-            except (httpx.HTTPError, msgspec.MsgspecError):
+            except (*CONNECTION_ERRORS, msgspec.MsgspecError):
                 continue
             if isinstance(told, dict) and field in told:
                 return cast("DialectName", name), f"{name} {told[field]}"
-        return "openai", "unknown"
+        return "openai", UNKNOWN_VERSION
 
 
 def _client(server: OpenAiServer) -> httpx.AsyncClient:

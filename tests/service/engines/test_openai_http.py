@@ -87,6 +87,7 @@ class FarSide:
         self.path = path
         self.asked = []
         self.answer = (200, "", b"")
+        self.raw = None
         self.files = {"/v1/models": MODELS}
 
     async def serve(self, reader, writer):
@@ -97,6 +98,10 @@ class FarSide:
             length = int(head.lower().split("content-length: ")[1].split("\r\n")[0])
             self.asked.append(json.loads(await reader.readexactly(length)))
             status, headers, content = self.answer
+            if self.raw is not None:
+                writer.write(self.raw)
+                writer.close()
+                return
         elif path not in self.files:
             status, content = 404, b""
         writer.write(
@@ -229,14 +234,19 @@ def test_what_a_server_does_not_know_is_refused(ask):
     assert caught.value.param == "top_k"
 
 
-def test_a_long_answer_is_cut_here_where_the_server_was_told_no_limit(tmp_path):
-    """The service's own limit holds for other servers too."""
+@pytest.mark.parametrize(
+    ("dialect", "chunks", "tokens"), [("vllm", VLLM, 1), ("openai", PLAIN, None)]
+)
+def test_a_long_answer_is_cut_here_where_the_server_was_told_no_limit(
+    tmp_path, dialect, chunks, tokens
+):
+    """The service's own limit holds for other servers too: in pieces, if tokens are not told."""
 
     async def run():
         far = FarSide(str(tmp_path / "far.sock"))
-        far.streams(VLLM)
+        far.streams(chunks)
         async with await asyncio.start_unix_server(far.serve, far.path):
-            engine = engine_at(far.path, "vllm", max_answer_tokens=1)
+            engine = engine_at(far.path, dialect, max_answer_tokens=1)
             await engine.start()
             events = [event async for event in engine.generate(request("Hi"))]
             await engine.aclose()
@@ -244,7 +254,7 @@ def test_a_long_answer_is_cut_here_where_the_server_was_told_no_limit(tmp_path):
 
     finished = asyncio.run(run())
 
-    assert (finished.reason, finished.completion_tokens) == ("length", 1)
+    assert (finished.reason, finished.completion_tokens) == ("length", tokens)
 
 
 @pytest.mark.parametrize(
@@ -298,6 +308,76 @@ def test_a_stream_that_fails_fails_the_request(ask, chunks, kind, message):
         ask(lambda far: far.streams(chunks))
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"SSH-2.0-x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n",
+    ],
+)
+def test_what_is_not_http_fails_the_request(ask, raw):
+    """Once, errors of the transport's own library came through as bugs of the service."""
+    with pytest.raises(EngineFailed, match=r"The server .* failed: "):
+        ask(lambda far: setattr(far, "raw", raw))
+
+
+def test_an_answer_without_its_last_line_has_failed(ask):
+    """A finish reason alone may mean that usage and times were lost on the way."""
+    with pytest.raises(EngineFailed, match="without finishing"):
+        ask(lambda far: far.streams(PLAIN, done=False))
+
+
+def test_a_server_out_of_reach_is_in_trouble_until_it_answers(ask):
+    """One failure is an accident; three in a row are told, and an answer forgets them."""
+
+    async def start(engine):
+        found = []
+        for raw in (b"", b"", b"", None):
+            far_side.raw = raw
+            try:
+                async with aclosing(engine.generate(request("Hi"))) as events:
+                    [event async for event in events]
+            except EngineFailed:
+                assert raw is not None
+            found.append(engine.trouble())
+        return found
+
+    def prepare(far):
+        nonlocal far_side
+        far_side = far
+        far.streams(PLAIN)
+
+    far_side = None
+    *few, three, answered = ask(prepare, start=start)
+
+    assert few == [None, None]
+    assert "could not be reached 3 times" in three
+    assert answered is None
+
+
+def test_a_closed_engine_says_so(ask):
+    """A request that comes too late fails as one of an engine does."""
+
+    async def start(engine):
+        await engine.aclose()
+        return [event async for event in engine.generate(request("Hi"))]
+
+    with pytest.raises(EngineFailed, match="near is closed"):
+        ask(lambda far: None, start=start)
+
+
+def test_a_fingerprint_stands_for_a_version_that_is_not_told(ask):
+    """Records can tell one build of a server from another."""
+    marked = [chunk | {"system_fingerprint": "fp_7"} for chunk in PLAIN]
+    _, events = ask(lambda far: far.streams(marked))
+    _, unmarked = ask(lambda far: far.streams(PLAIN))
+
+    assert events[-1].build.engine_version == "fp_7"
+    assert unmarked[-1].build.engine_version == "unknown"
+
+
 def test_the_kind_of_server_is_found_out(ask):
     """By what only that kind answers."""
 
@@ -349,6 +429,14 @@ def test_a_missing_api_key_is_named(monkeypatch):
     )
     with pytest.raises(ModelNotReady, match="FAR_KEY"):
         remote_server(ResolvedModel(spec=spec, variant=None, path="", weights_sha256=None))
+
+
+def test_a_key_is_not_shown():
+    """A server's value may be logged."""
+    server = OpenAiServer(base_url="https://far/v1", model="far", api_key="sk-hidden")
+
+    assert "https://far/v1" in repr(server)
+    assert "hidden" not in f"{server!r} {server}"
 
 
 def test_the_prompt_of_an_echo_comes_first(ask):
