@@ -1,7 +1,11 @@
 """Find a model's files on this machine; no network."""
 
 import contextlib
+import hashlib
+from collections.abc import Collection
 from pathlib import Path
+
+import msgspec
 
 from model_registry.architecture import read_layers
 from model_registry.catalog import CatalogEntry
@@ -16,7 +20,7 @@ from model_registry.sources.lock import (
     verify,
     write_lock,
 )
-from model_registry.sources.model_files import folder_files, read_config
+from model_registry.sources.model_files import ADAPTER_FILES, folder_files, read_config
 from model_registry.sources.packed import packed_folder
 from model_registry.spec import FolderSource, ResolvedModel
 
@@ -30,7 +34,7 @@ def locate(entry: CatalogEntry, variant: str | None, models_dir: Path) -> Resolv
 
     Raises:
         UnknownVariant: the model has no such variant.
-        NotPulled: none of its sources is on this machine.
+        NotPulled: none of its sources is on this machine, or the variant's adapter is not.
         CorruptFile: files are missing, cannot be read, or differ from their lock.
         UnsupportedArchitecture: a model type that cannot be served.
     """
@@ -47,16 +51,16 @@ def locate(entry: CatalogEntry, variant: str | None, models_dir: Path) -> Resolv
     layers = read_layers(read_config(folder))
     if not layers.servable:
         raise UnsupportedArchitecture(f"{spec.id}: {layers.refusal}")
-    adapter = spec.variants[variant].adapter if variant else None
     quantized = variant and spec.variants[variant].quantization
-    return ResolvedModel(
+    base = ResolvedModel(
         spec=spec,
         variant=variant,
         path=str(folder),
         weights_sha256=lock.weights_sha256(),
-        adapter_path=str(local_path(entry, adapter)) if adapter else None,
         packed_path=str(packed_folder(models_dir, spec.id, variant)) if quantized else None,
     )
+    adapter = spec.variants[variant].adapter if variant else None
+    return base if adapter is None else _with_adapter(base, entry, adapter, models_dir)
 
 
 def local_path(entry: CatalogEntry, path: str) -> Path:
@@ -77,7 +81,10 @@ def find_folder(
         if isinstance(source, FolderSource):
             folder = local_path(entry, source.path)
             if folder.is_dir():
-                return folder, _folder_lock(entry, source, folder, models_dir, full=full)
+                names = folder_files(folder)
+                return folder, _folder_lock(
+                    entry.spec.id, source, folder, models_dir, names=names, full=full
+                )
             continue
         folder = models_dir.absolute() / entry.spec.id
         lock = read_lock(folder / LOCK_NAME)
@@ -87,17 +94,46 @@ def find_folder(
     return None
 
 
+@unreadable_is_corrupt()
+def _with_adapter(
+    base: ResolvedModel, entry: CatalogEntry, path: str, models_dir: Path
+) -> ResolvedModel:
+    """The model with an adapter: its hash is SHA-256 over that of the base and those of the files.
+
+    Raises NotPulled, naming the folder, if the adapter is not there.
+    """
+    folder = local_path(entry, path)
+    missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
+    if missing:
+        raise NotPulled(
+            f"{base.id}: its adapter's folder {folder} has no {missing[0]}; put PEFT's files "
+            f"there, or change the path in {entry.file}"
+        )
+    lock = _folder_lock(
+        base.id, FolderSource(path=path), folder, models_dir, names=ADAPTER_FILES, full=False
+    )
+    total = hashlib.sha256(bytes.fromhex(base.weights_sha256 or ""))
+    for name in sorted(lock.files):
+        total.update(bytes.fromhex(lock.files[name].sha256))
+    return msgspec.structs.replace(base, adapter_path=str(folder), weights_sha256=total.hexdigest())
+
+
 def _folder_lock(
-    entry: CatalogEntry, source: FolderSource, folder: Path, models_dir: Path, *, full: bool
+    name: str,
+    source: FolderSource,
+    folder: Path,
+    models_dir: Path,
+    *,
+    names: Collection[str],
+    full: bool,
 ) -> Lock:
     """Hashes of a local folder, kept beside the pulled models so that they are computed once."""
-    names = folder_files(folder)
-    cache = models_dir / _FOLDER_HASHES / f"{entry.spec.id}.json"
+    cache = models_dir / _FOLDER_HASHES / f"{name}.json"
     kept = read_lock(cache)
     same_files = kept is not None and kept.source == source and set(kept.files) == set(names)
     if kept is not None and same_files and not full and untouched(folder, kept.files):
         return kept
-    lock = Lock(model=entry.spec.id, source=source, files=lock_files(folder, names))
+    lock = Lock(model=name, source=source, files=lock_files(folder, names))
     # Only a cache: a read-only data folder means hashing again at the next start.
     with contextlib.suppress(OSError):
         write_lock(cache, lock)

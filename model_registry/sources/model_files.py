@@ -11,6 +11,8 @@ from model_registry.errors import CorruptFile, UnsupportedArchitecture
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+"""What PEFT writes for an adapter."""
 _BESIDE_WEIGHTS = frozenset(
     {
         "config.json",

@@ -178,3 +178,45 @@ def test_unreadable_file_is_one_line(pulled, make_entry):
 
     with pytest.raises(CorruptFile, match=r"tokenizer.json: Too many levels"):
         locate(make_entry(HUB), None, pulled.parent)
+
+
+ADAPTERS = '[adapters]\npolite = "../polite"'
+
+
+@pytest.fixture
+def adapter(tmp_path, make_entry):
+    """A folder as PEFT leaves it, beside the catalogue, and the entry that names it."""
+    entry = make_entry(FOLDER, extra=ADAPTERS)
+    folder = (entry.file.parent / "../polite").resolve()
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    return folder, entry
+
+
+def test_an_adapter_is_found_and_hashed(adapter, tmp_path, write_folder):
+    """Folder and hash are its own; the base keeps its hash, and any change of the adapter shows."""
+    folder, entry = adapter
+    write_folder(entry.file.parent / "../weights")
+    base = locate(entry, None, tmp_path / "models")
+    first = locate(entry, "polite", tmp_path / "models")
+    again = locate(entry, "polite", tmp_path / "models")
+    (folder / "adapter_config.json").write_text('{"r": 8}')
+    changed = locate(entry, "polite", tmp_path / "models")
+
+    assert (first.id, first.path, first.adapter_path) == ("tiny:polite", base.path, str(folder))
+    assert base.adapter_path is None
+    assert first == again
+    assert len({base.weights_sha256, first.weights_sha256, changed.weights_sha256}) == 3
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_missing_adapter_names_its_folder_and_file(adapter, tmp_path, write_folder, name):
+    """The base is served on; the variant says what is not there."""
+    folder, entry = adapter
+    write_folder(entry.file.parent / "../weights")
+    (folder / name).unlink()
+
+    locate(entry, None, tmp_path / "models")
+    with pytest.raises(NotPulled, match=f"tiny:polite: .*{folder} has no {name}; put PEFT's files"):
+        locate(entry, "polite", tmp_path / "models")

@@ -20,6 +20,7 @@ from model_registry.spec import ResolvedModel
 from service.core.errors import ModelNotReady
 from service.core.events import ModelBuild
 from service.engines.torch import packed_file
+from service.engines.torch.adapters import merge
 from service.engines.torch.compiled.architectures import covered
 from service.engines.torch.compiled.machine import KERNEL_PATH as COMPILED
 from service.engines.torch.compiled.model import CompiledModel
@@ -227,6 +228,8 @@ def plain_network(resolved: ResolvedModel) -> PreTrainedModel:
             f"{resolved.id}: {len(report['missing_keys'])} tensors are missing from the weights "
             f"({missing}…): they do not fit {resolved.path}/config.json"
         )
+    if resolved.adapter_path is not None:
+        merge(network, Path(resolved.adapter_path), model_id=resolved.id)
     network.eval().requires_grad_(requires_grad=False)
     network.to(device())  # type: ignore[arg-type]
     return network
