@@ -1,8 +1,9 @@
 """Any server of the OpenAI API as an engine: vLLM, llama.cpp, Ollama, another Triptych."""
 
+import contextlib
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Any, Final, cast
 
 import httpx
@@ -12,7 +13,7 @@ from msgspec import Struct
 
 from model_registry.spec import ResolvedModel
 from service.core.chat import ChatPrompt, ChatRequest, Prompt, TextPrompt, TokenPrompt
-from service.core.errors import EngineFailed, ModelNotReady, UnsupportedField
+from service.core.errors import EngineFailed, ModelNotReady, TriptychError, UnsupportedField
 from service.core.events import EngineEvent, ModelBuild, ModelMemory, StateBytes
 from service.core.ports import TokenizerInfo
 from service.engines.openai_answer import UNKNOWN_VERSION, ArrivingAnswer
@@ -24,6 +25,9 @@ from service.engines.sse_data import SseData
 CONNECT_S: Final = 10.0
 ANSWER_S: Final = 30.0
 """Longest wait for an answer to a question about the server itself; streams may take any time."""
+
+_NO_LIST: Final = (KeyError, TypeError, AttributeError, msgspec.MsgspecError)
+"""What reading a list of models raises where there is none."""
 
 
 class OpenAiServer(Struct, frozen=True, kw_only=True):
@@ -88,19 +92,14 @@ class OpenAiEngine:
     async def start(self) -> None:
         """See that the server has the model. Raises ModelNotReady with the reason."""
         try:
-            listed = await self._get(f"{self._root}/v1/models")
-            contexts = {each["id"]: each.get("max_model_len") for each in listed["data"]}
-        except (*CONNECTION_ERRORS, KeyError, TypeError, msgspec.MsgspecError) as error:
+            contexts = await self._models()
+        except (*CONNECTION_ERRORS, *_NO_LIST) as error:
             raise ModelNotReady(
                 f"{self.model.id}: {self.server.name} does not answer as an OpenAI API would: "
                 f"{describe(error)}"
             ) from error
         if self.server.model not in contexts:
-            known = ", ".join(sorted(contexts)[:10]) or "none"
-            raise ModelNotReady(
-                f"{self.model.id}: {self.server.name} has no model {self.server.model!r}; "
-                f"it has: {known}"
-            )
+            raise self._missing(contexts)
         self._context_tokens = contexts[self.server.model]
         name, version = await self._who()
         self.dialect = DIALECTS[self.server.dialect or name]
@@ -131,12 +130,7 @@ class OpenAiEngine:
                 responded = True
                 self._reachability.reached()
                 if response.status_code != httpx.codes.OK:
-                    raise of_status(
-                        response.status_code,
-                        response.headers,
-                        await response.aread(),
-                        server=self.server.name,
-                    )
+                    raise await self._refusal(response)
                 events = SseData()
                 async for received in response.aiter_raw():
                     at_ns = time.monotonic_ns()
@@ -150,6 +144,28 @@ class OpenAiEngine:
                 self._reachability.failed(error)
             raise EngineFailed(f"{self.server.name} failed: {describe(error)}") from error
         yield answer.finished(self._build, self._state_bytes)
+
+    async def _refusal(self, response: httpx.Response) -> TriptychError:
+        """What a response that is no answer stands for; a model that is gone, by what is there."""
+        content = await response.aread()
+        if response.status_code == httpx.codes.NOT_FOUND:
+            with contextlib.suppress(*CONNECTION_ERRORS, *_NO_LIST):
+                models = await self._models()
+                if self.server.model not in models:
+                    return self._missing(models)
+        return of_status(response.status_code, response.headers, content, server=self.server.name)
+
+    async def _models(self) -> dict[str, int | None]:
+        """The server's models, and how long their contexts are where it tells."""
+        listed = await self._get(f"{self._root}/v1/models")
+        return {each["id"]: each.get("max_model_len") for each in listed["data"]}
+
+    def _missing(self, models: Iterable[str]) -> ModelNotReady:
+        known = ", ".join(sorted(models)[:10]) or "none"
+        return ModelNotReady(
+            f"{self.model.id}: {self.server.name} has no model {self.server.model!r}; "
+            f"it has: {known}"
+        )
 
     def _limit(self, request: ChatRequest) -> int | None:
         """After how many tokens the answer is cut here: the far side was told of no limit."""

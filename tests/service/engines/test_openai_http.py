@@ -401,6 +401,30 @@ def test_a_server_without_the_model_says_which_it_has(ask):
         ask(prepare)
 
 
+def test_a_model_that_went_away_is_answered_with_those_that_are_there(ask):
+    """A server may forget a model while it is served here."""
+
+    async def start(engine):
+        files["/v1/models"] = {"data": [{"id": "other"}]}
+        return [event async for event in engine.generate(request("Hi"))]
+
+    def prepare(far):
+        files.update(far.files)
+        far.files = files
+        far.answer = (404, "", b'{"error": {"message": "gone"}}')
+
+    files = {}
+    with pytest.raises(ModelNotReady, match="no model 'far'; it has: other"):
+        ask(prepare, start=start)
+
+
+@pytest.mark.parametrize("listed", [[], {"data": ["far"]}, {"data": None}])
+def test_a_server_without_a_list_of_models_is_none(ask, listed):
+    """What answers something else is no server of the OpenAI API."""
+    with pytest.raises(ModelNotReady, match="does not answer as an OpenAI API would"):
+        ask(lambda far: far.files.update({"/v1/models": listed}))
+
+
 def test_a_server_that_is_not_there_is_named(tmp_path):
     """The load fails with its address."""
     engine = engine_at(str(tmp_path / "nobody.sock"))
