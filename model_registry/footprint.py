@@ -40,6 +40,47 @@ class Footprint(Struct, frozen=True, kw_only=True):
         )
 
 
+class StateGrowth(Struct, frozen=True, kw_only=True):
+    """How the state of one sequence grows: made once a model, asked for every request."""
+
+    constant_bytes: int
+    """Recurrent and convolution state, whatever the length."""
+    token_bytes: int
+    """Keys and values of one token in the layers that see the whole context."""
+    windows: tuple[tuple[int, int], ...]
+    """Keys and values of one token in layers with a window, and the tokens that are kept."""
+
+    def kv_bytes(self, tokens: int) -> int:
+        """Keys and values of a sequence of so many tokens."""
+        return self.token_bytes * tokens + sum(
+            token_bytes * min(tokens, kept_tokens) for token_bytes, kept_tokens in self.windows
+        )
+
+
+def state_growth(
+    config: Mapping[str, Any], *, dtype: Dtype = "bfloat16", state_dtype: Dtype = "float32"
+) -> StateGrowth:
+    """The growth that `predict` computes for one length. Raises UnsupportedArchitecture."""
+    element_bytes = DTYPE_BYTES[dtype]
+    token_bytes, windows = 0, dict[int, int]()
+    layers = read_layers(config).layers
+    for layer in layers:
+        if layer.attention is None:
+            continue
+        added = layer.attention.elements_per_token * element_bytes
+        if layer.attention.window_tokens:
+            kept_tokens = layer.attention.window_tokens - 1
+            windows[kept_tokens] = windows.get(kept_tokens, 0) + added
+        else:
+            token_bytes += added
+    return StateGrowth(
+        constant_bytes=sum(_state_elements(layer) for layer in layers) * DTYPE_BYTES[state_dtype]
+        + sum(_conv_elements(layer) for layer in layers) * element_bytes,
+        token_bytes=token_bytes,
+        windows=tuple((added, kept_tokens) for kept_tokens, added in windows.items()),
+    )
+
+
 def predict(
     config: Mapping[str, Any],
     *,

@@ -26,7 +26,9 @@ from service.engines.torch_host import TorchHost
 from service.engines.vllm_command import VllmOptions
 from service.serving.chat import ChatService
 from service.serving.compare import CompareService
+from service.serving.device_memory import DeviceMemory
 from service.serving.gate import Gate
+from service.serving.measured import MeasuredBytes
 from service.serving.memory_report import DeviceUse, MemoryReport, ProcessUse, memory_report
 from service.serving.pool import Pool
 from service.serving.recorder import Recorder
@@ -118,15 +120,19 @@ def create_application(settings: Settings) -> Application:
         )
 
     gate = Gate()
+    budget = _budget(settings)
+    device_memory = DeviceMemory(budget.budget_bytes, max_waiting=settings.max_waiting_for_memory)
     pool = Pool(
         _catalog(settings),
         data_dir / "models",
         opener,
         gate,
         max_queued_requests=settings.max_queued_requests,
+        memory=device_memory,
+        measured=MeasuredBytes(data_dir / "measured-memory.json"),
         probe=settings.probe,
+        idle_ttl_s=settings.idle_ttl_s,
     )
-    budget = _budget(settings)
     processes = process_memory(torch_host)
 
     async def memory() -> MemoryReport:
@@ -136,13 +142,15 @@ def create_application(settings: Settings) -> Application:
             ProcessUse(name=name, pid=one.pid, rss_bytes=one.rss_bytes, pss_bytes=one.pss_bytes)
             for name, one in found.items()
         ]
-        device = DeviceUse(name=budget.device)
-        return memory_report(budget.budget_bytes, pool.snapshot().values(), uses, device)
+        return memory_report(
+            device_memory, pool.snapshot().values(), uses, torch_host.device_use or budget.device
+        )
 
     metrics = PrometheusMetrics(
         models=lambda: pool.snapshot().values(),
         writer=writer.stats,
         processes=processes,
+        memory=lambda: (device_memory.budget_bytes, device_memory.used_bytes),
     )
     recorder = Recorder(writer, [metrics], store_content=settings.store_content == "full")
     chat = ChatService(pool, recorder, gate, settings.routes)
@@ -170,7 +178,7 @@ def create_application(settings: Settings) -> Application:
 
 
 class _Budget(NamedTuple):
-    device: str
+    device: DeviceUse
     budget_bytes: int
 
 
@@ -178,12 +186,12 @@ def _budget(settings: Settings) -> _Budget:
     """Where models are held and how much they may hold: as set, or a share of what is free."""
     found = available()
     wanted = settings.memory_budget_bytes
-    budget = _Budget(found.device, wanted or int(found.free_bytes * FREE_SHARE))
+    budget = _Budget(DeviceUse(name=found.device), wanted or int(found.free_bytes * FREE_SHARE))
     log.info(
         "models may hold %s of the %s that are free on %s%s",
         human_bytes(budget.budget_bytes),
         human_bytes(found.free_bytes),
-        budget.device,
+        found.device,
         "" if wanted else " (memory_budget = auto)",
     )
     return budget

@@ -62,6 +62,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     memory_budget: int | str = "auto"
     """Memory for models and their requests, as `"8GiB"` or in bytes; `"auto"`: 80 % of what is free
     at the start."""
+    max_waiting_for_memory: Annotated[int, Meta(ge=0)] = 256
+    """Loads and requests that may wait for memory before new ones get 503."""
+    idle_ttl_s: Annotated[float, Meta(ge=0)] = 0.0
+    """Unload a model that nobody has used for so many seconds; 0: never."""
     prefill_chunk_tokens: Annotated[int, Meta(ge=1)] = 256
     """Longest piece of a prompt that is prefilled between two decode steps."""
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 1_048_576

@@ -12,6 +12,15 @@ from service.api.description import Description
 from service.api.docs_page import docs_router, openapi_document
 from service.api.errors import EXCEPTION_HANDLERS
 from service.api.fields import FieldCheck
+from service.api.lifecycle_routes import (
+    load_model,
+    load_named,
+    pin_model,
+    unload_model,
+    unload_named,
+    unpin_model,
+    watch_models,
+)
 from service.api.memory_routes import show_memory
 from service.api.openai_routes import create_chat_completion, create_completion
 from service.api.ops_routes import (
@@ -34,6 +43,13 @@ ROUTES: list[ControllerRouterHandler] = [
     create_comparison,
     list_models,
     get_model,
+    load_model,
+    unload_model,
+    pin_model,
+    unpin_model,
+    load_named,
+    unload_named,
+    watch_models,
     tokenize,
     detokenize,
     describe_tokenizer,

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from service.api.request_id import request_id_of
 from service.core.errors import (
+    DoesNotFit,
     InvalidRequest,
     ModelNotReady,
     NotFound,
@@ -75,7 +76,8 @@ def retry_headers(error: TriptychError) -> dict[str, str]:
             "retry-after-ms": str(math.ceil(error.retry_after_s * 1000)),
         }
     # The openai clients would try twice more, and their user would wait for the same reason.
-    return {"x-should-retry": "false"} if isinstance(error, ModelNotReady) else {}
+    hopeless = isinstance(error, ModelNotReady | DoesNotFit)
+    return {"x-should-retry": "false"} if hopeless else {}
 
 
 def handle_triptych_error(_: Request[Any, Any, Any], error: TriptychError) -> Response[ErrorBody]:

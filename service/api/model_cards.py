@@ -33,6 +33,8 @@ class CardStatus(Struct, frozen=True, kw_only=True):
     progress: LoadProgress | None = None
     requests: int = 0
     """How many wait or run."""
+    pinned: bool = False
+    """Never unloaded to make room for others, nor for resting."""
 
 
 class CardArm(Struct, frozen=True, kw_only=True):
@@ -129,6 +131,7 @@ def card_status(status: ModelStatus) -> CardStatus:
         error=status.error,
         progress=status.progress,
         requests=status.requests,
+        pinned=status.pinned,
     )
 
 

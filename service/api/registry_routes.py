@@ -42,7 +42,11 @@ async def list_models(
 @get("/v1/models/{model_id:path}", summary="One model", tags=["openai"])
 async def get_model(services: Deps, model_id: FromPath[str]) -> ModelCard:
     """A model, `model:variant` or a route, whether its files are here or not."""
-    name = model_id.removeprefix("/")
+    return card_of(services, model_id.removeprefix("/"))
+
+
+def card_of(services: Services, name: str) -> ModelCard:
+    """The card of a model, `model:variant` or route. Raises ModelNotFound."""
     if route := services.settings.routes.get(name):
         return route_card(name, route, services.pool.statuses, _CREATED)
     return model_card(services.pool.status(name), _CREATED)

@@ -10,6 +10,7 @@
     ├── Unavailable               try again later
     │   ├── Overloaded            the queue is full
     │   ├── ModelNotReady         the model could not be loaded, or its files are not here
+    │   ├── DoesNotFit            the memory budget has no room for the model or the request
     │   ├── Draining              the service is shutting down
     │   ├── StoreUnavailable      records cannot be written or read: disk full, locked, gone
     │   └── EngineFailed          the engine failed while it held the request
@@ -103,6 +104,15 @@ class ModelNotReady(Unavailable):
     """The model could not be loaded, or its files are not on this machine."""
 
     code = "model_not_ready"
+
+
+class DoesNotFit(Unavailable):
+    """The memory budget has no room; the message has the numbers and names what would have to go.
+
+    Without `retry_after_s` it never will have, unless the budget or what is pinned changes.
+    """
+
+    code = "does_not_fit"
 
 
 class Draining(Unavailable):

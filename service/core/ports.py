@@ -72,6 +72,25 @@ class LoadReporting(Protocol):
         """How far, None before the first report and after the last."""
 
 
+class ModelNeed(Struct, frozen=True, kw_only=True):
+    """What a model will hold at rest, predicted before it is loaded."""
+
+    held_bytes: int
+    setup: str
+    """What this depends on beside the weights: bytes once measured hold for the same setup only."""
+
+
+@runtime_checkable
+class Budgeted(Protocol):
+    """An engine whose model counts against this device's memory budget."""
+
+    def need(self) -> ModelNeed:
+        """What the model will hold; may read its config from disk. Raises ModelNotReady."""
+
+    def state_bytes(self, request: ChatRequest, *, prompt_tokens: int | None = None) -> int:
+        """Most that one request adds, its prompt's length estimated unless given. Reads nothing."""
+
+
 @runtime_checkable
 class Supervised(Protocol):
     """An engine whose process can die and come back while the model stays open."""

@@ -29,7 +29,7 @@ from service.core.events import (
     TokenAlternative,
     TokenLogprob,
 )
-from service.core.ports import TokenizerInfo
+from service.core.ports import ModelNeed, TokenizerInfo
 from service.engines.answer_text import AnswerText
 from service.engines.limits import answer_limit, check_prompt, check_sampling, check_tokens
 
@@ -57,6 +57,10 @@ class EchoBehaviour(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Every answer fails after this many tokens."""
     slots: Annotated[int, Meta(ge=1)] = 1024
     """Requests that are answered at once; others wait."""
+    weights_bytes: Annotated[int, Meta(ge=0)] = 0
+    """Bytes that it says it holds."""
+    token_bytes: Annotated[int, Meta(ge=0)] = 0
+    """Bytes of state that it says each token of a running request adds."""
 
 
 class EchoEngine:
@@ -127,10 +131,24 @@ class EchoEngine:
             pause_ms = self.behaviour.itl_ms
         yield answer.finished(self._build, co_scheduled=others)
 
+    def need(self) -> ModelNeed:
+        """What it says it holds."""
+        return ModelNeed(held_bytes=self.behaviour.weights_bytes, setup="echo")
+
+    def state_bytes(self, request: ChatRequest, *, prompt_tokens: int | None = None) -> int:
+        """What it says one request adds."""
+        if not self.behaviour.token_bytes:
+            return 0
+        known = len(_encode(request.prompt)) if prompt_tokens is None else prompt_tokens
+        left = max(0, self.model.spec.context_tokens - known)
+        wanted = request.sampling.max_tokens
+        answer = self._max_answer_tokens if wanted is None else wanted
+        return self.behaviour.token_bytes * (known + min(left, left if answer is None else answer))
+
     def memory(self) -> ModelMemory:
-        """No bytes; only its slots."""
+        """What it says it holds, and its slots."""
         return ModelMemory(
-            weights_bytes=0,
+            weights_bytes=self.behaviour.weights_bytes,
             slots_bytes=0,
             slots_total=self.behaviour.slots,
             slots_used=self._running,

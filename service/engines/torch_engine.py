@@ -5,8 +5,9 @@ from collections.abc import AsyncGenerator, Sequence
 from model_registry.spec import ResolvedModel
 from service.core.chat import ChatRequest, Prompt
 from service.core.events import EngineEvent, ModelMemory
-from service.core.ports import LoadProgress, Pulse, TokenizerInfo
+from service.core.ports import LoadProgress, ModelNeed, Pulse, TokenizerInfo
 from service.engines.torch_host import TorchHost
+from service.engines.torch_need import TorchNeed
 
 
 class TorchEngine:
@@ -16,6 +17,7 @@ class TorchEngine:
         self.model = model
         self._host = host
         self._progress: LoadProgress | None = None
+        self._need: TorchNeed | None = None
 
     def __repr__(self) -> str:
         """Name the model."""
@@ -39,6 +41,16 @@ class TorchEngine:
     def pulse(self) -> Pulse:
         """Whether the host makes steps while this model's requests run."""
         return self._host.pulse(self.model.id)
+
+    def need(self) -> ModelNeed:
+        """What the model will hold; reads its config. Raises ModelNotReady."""
+        self._need = self._host.need(self.model)
+        return self._need.need
+
+    def state_bytes(self, request: ChatRequest, *, prompt_tokens: int | None = None) -> int:
+        """Most that one request adds: what its keys and values will reserve."""
+        assert self._need is not None  # no request comes before the load
+        return self._need.state_bytes(request, prompt_tokens)
 
     def generate(self, request: ChatRequest) -> AsyncGenerator[EngineEvent]:
         """Yield Started, Deltas and Finished, or raise a TriptychError."""

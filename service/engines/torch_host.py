@@ -22,6 +22,8 @@ from service.engines.host_streams import Streams
 from service.engines.stall import StallWatch, Work, keep_watch
 from service.engines.supervision import Backoff
 from service.engines.torch import messages as wire
+from service.engines.torch_need import TorchNeed
+from service.serving.memory_report import DeviceUse
 from service.serving.runtime import HostState, ModelRuntime, Runtime
 
 FATAL_LOADS: Final = 3
@@ -115,6 +117,8 @@ class TorchHost:
         self._watch = StallWatch(stall_s)
         self._turns = 0
         self._calls = Calls(self._send)
+        self.device_use: DeviceUse | None = None
+        """What the GPU's allocator last reported; None on the CPU."""
 
     def __repr__(self) -> str:
         """Show state and counts."""
@@ -165,6 +169,16 @@ class TorchHost:
 
     # Models
 
+    def need(self, model: ResolvedModel) -> TorchNeed:
+        """What a model will hold here; reads its config. Raises ModelNotReady."""
+        return TorchNeed(
+            model,
+            slots=self._slots,
+            kernels=self._kernels,
+            threads=self._threads,
+            max_answer_tokens=self._max_answer_tokens,
+        )
+
     async def load(self, model: ResolvedModel, on_progress: Progress) -> wire.Loaded:
         """Load a model, starting the host if need be; a cancelled load is undone.
 
@@ -193,17 +207,22 @@ class TorchHost:
         except asyncio.CancelledError:
             if self._models.get(model.id) is wanted:
                 del self._models[model.id]
-                self._send(wire.UnloadModel(model.id))
+                self._begin_unload(model.id)
             raise
 
     async def unload(self, model_id: str) -> None:
         """Fail a model's requests and free its memory; returns when that is done."""
         self._streams.forget(model_id)
-        if self._models.pop(model_id, None) is None or self._hello is None:
-            return
-        freed = self._unloading[model_id] = asyncio.get_running_loop().create_future()
-        self._send(wire.UnloadModel(model_id))
-        await freed
+        if self._models.pop(model_id, None) is not None:
+            self._begin_unload(model_id)
+        freed = self._unloading.get(model_id)  # a cancelled load's, if not this call's
+        if freed is not None:
+            await asyncio.wait([freed])
+
+    def _begin_unload(self, model_id: str) -> None:
+        if self._hello is not None:
+            self._unloading[model_id] = asyncio.get_running_loop().create_future()
+            self._send(wire.UnloadModel(model_id))
 
     def memory(self, model_id: str) -> ModelMemory:
         """Bytes that the host last reported for a model."""
@@ -438,8 +457,14 @@ class TorchHost:
                 log.info("%s runs on %s, %s", message.model_id, build.kernel_path, build.dtype)
                 if not model.waiter.done():
                     model.waiter.set_result(message)
-            case wire.MemoryReport(memory=memory, steps=steps):
+            case wire.MemoryReport(memory=memory, steps=steps, device=device):
                 model.memory, model.steps = memory, steps
+                if device is not None:
+                    self.device_use = DeviceUse(
+                        name=device.name,
+                        allocated_bytes=device.allocated_bytes,
+                        reserved_bytes=device.reserved_bytes,
+                    )
             case wire.LoadFailed(model_id=model_id, message=reason):
                 model.loading = False
                 if model.waiter.done():

@@ -13,24 +13,25 @@ from service.core.chat import ChatRequest
 from service.core.errors import (
     ConfigError,
     ContextOverflow,
+    DoesNotFit,
     EngineDied,
     EngineFailed,
     ModelNotReady,
     Overloaded,
     TriptychError,
 )
-from service.core.events import EngineEvent, Finished
+from service.core.events import EngineEvent, Finished, Started
 from service.core.record import RequestRecord
 from service.core.routing import Route
 from service.serving.gate import Gate
-from service.serving.hosted import Lease
+from service.serving.lease import Lease
 from service.serving.pool import Pool
 from service.serving.quarantine import Quarantine
 from service.serving.recorder import Recorder, Recording
 from service.serving.router import Choice, choose
 
 #: What lets a route go on to its next arm, as long as nothing was answered yet.
-_PASSED_ON = (ModelNotReady, Overloaded, ContextOverflow, EngineFailed)
+_PASSED_ON = (ModelNotReady, DoesNotFit, Overloaded, ContextOverflow, EngineFailed)
 
 
 class ChatService:
@@ -165,13 +166,15 @@ class Answer:
         if suspected and not self._isolated:
             await stack.enter_async_context(self._service.probation)
             self._service.quarantine.check(request)  # what it waited for may have been its equal
-        engine = await lease.ready(load=not self._isolated)
+        engine = await lease.ready(request, load=not self._isolated)
         self._recording.served_by(engine.model, verified=lease.verified, load_ns=lease.load_ns)
         gate = self._service.gate
         await stack.enter_async_context(nullcontext() if self._isolated else gate.shared())
         events = await stack.enter_async_context(aclosing(engine.generate(request)))
         attempt = _Attempt(request, lease, events)
         event = await self._next(attempt)
+        if isinstance(event, Started):
+            lease.started(event.prompt_tokens)
         self._recording.observe(event)
         self.model = engine.model.id
         return attempt, event

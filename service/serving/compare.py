@@ -112,6 +112,9 @@ class CompareService:
                 f"a comparison has {ARMS_AT_LEAST} to {ARMS_AT_MOST} arms, not {count}",
                 param="arms",
             )
+        if comparison.mode == "concurrent":
+            # Else one arm would wait for another to be unloaded, and nothing would be concurrent.
+            await self._chat.pool.check_together([arm.model for arm in comparison.arms])
         seed = comparison.order_seed
         if seed is None:
             seed = random.SystemRandom().getrandbits(31)
@@ -152,10 +155,12 @@ class CompareService:
         if comparison.mode == "concurrent":
             result = await self._answered(comparison, arm, events)
         else:
-            pool = self._chat.pool
-            # Loaded before the gate closes: nobody else should wait for this model's load.
-            await pool.load(comparison.arms[arm].model)
-            async with self._chat.gate.exclusive():
+            # Loaded before the gate closes: nobody else should wait for this model's load. The arms
+            # need not fit beside each other: each stays until it has answered.
+            async with (
+                self._chat.pool.held(self._request(comparison, arm)),
+                self._chat.gate.exclusive(),
+            ):
                 result = await self._answered(comparison, arm, events)
         events.put_nowait(result)
         return result

@@ -1,37 +1,49 @@
-"""One model that can be addressed: its state, its load and its queue."""
+"""One model that can be addressed: its files, and its engine as it comes and goes."""
 
 import asyncio
 import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal
 
 from msgspec import Struct
 
-from model_registry.architecture import read_layers
 from model_registry.catalog import CatalogEntry
-from model_registry.errors import NotPulled, RegistryError, UnsupportedArchitecture
-from model_registry.sources.model_files import read_config
 from model_registry.spec import ResolvedModel
 from service.core.errors import ModelNotReady, Overloaded, TriptychError
-from service.core.ports import Engine, LoadReporting, Pulse, Pulsing, Supervised
+from service.core.events import ModelMemory
+from service.core.ports import (
+    Budgeted,
+    Engine,
+    LoadProgress,
+    LoadReporting,
+    ModelNeed,
+    Pulse,
+    Pulsing,
+    Supervised,
+)
+from service.serving.budget import Resident
 from service.serving.conformance import Conformance, probe
+from service.serving.device_memory import DeviceMemory
 from service.serving.gate import Gate
-from service.serving.status import ArchitectureSummary, LoadState, ModelStatus
+from service.serving.lease import Queue
+from service.serving.located import Locate, LocatedModel
+from service.serving.measured import MeasuredBytes
+from service.serving.model_events import ModelChange, ModelEvents
+from service.serving.status import LoadState, ModelStatus
 
 log = logging.getLogger(__name__)
 
 Opener = Callable[[ResolvedModel], Engine]
-Locate = Callable[[CatalogEntry, str | None, Path], ResolvedModel]
 
 #: How long routes leave a model alone that failed to load; asking for it by name always tries.
 FAILED_LOAD_REST_S = 30.0
-#: Weight of the newest service time in its moving average.
-NEWEST_SHARE = 0.2
+#: How often the progress of a load is looked at while somebody listens.
+PROGRESS_S = 0.2
+WAITS_FOR_MEMORY = LoadProgress(stage="memory")
 
 
 class Hosting(Struct, frozen=True, kw_only=True):
@@ -42,6 +54,9 @@ class Hosting(Struct, frozen=True, kw_only=True):
     models_dir: Path
     opener: Opener
     gate: Gate
+    memory: DeviceMemory
+    measured: MeasuredBytes
+    events: ModelEvents
     max_requests: int
     probe: bool
     released: asyncio.Event
@@ -51,161 +66,289 @@ class Hosting(Struct, frozen=True, kw_only=True):
 
 
 class HostedModel:
-    """`model` or `model:variant`, from its files to its running engine."""
+    """`model` or `model:variant`, from its files to its running engine and back."""
 
     def __init__(self, entry: CatalogEntry, variant: str | None, hosting: Hosting) -> None:
         self.entry = entry
         self.variant = variant
         self.id = f"{entry.spec.id}:{variant}" if variant else entry.spec.id
         self.engine: Engine | None = None
-        self.requests = 0
+        self.pinned = False
+        self.users = 0
+        """Who works with the engine or waits for its load: while there are any, it stays."""
+        self.last_used_ns: int | None = None
+        self.memory = hosting.memory
+        self.queue = Queue(
+            self.id, limit=hosting.max_requests, released=hosting.released, random=hosting.random
+        )
         self._hosting = hosting
         self._state: LoadState = "unavailable"
         self._error: str | None = "not looked for yet"
-        self._logged: str | None = None
+        self._reason: str | None = None
+        self._failure: TriptychError | None = None
         self._failed_at_ns = 0
-        self._load: asyncio.Task[Engine | ModelNotReady] | None = None
+        self._load: asyncio.Task[Engine | TriptychError] | None = None
         self._load_ns: int | None = None
+        self._loads = self._evictions = 0
+        self._wanted = False
+        """Whether an operator asked for the load, so that it goes on when all clients have left."""
         self._opening: Engine | None = None
+        self._waits_for_memory = False
+        self._unload: asyncio.Task[None] | None = None
+        self._cut = asyncio.Event()
+        """Set when requests that still run are not waited for any longer."""
+        self._evicting = self._closing = self._closed = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._predicted_bytes: int | None = None
+        self._measured_bytes: int | None = None
         self._conformance: Conformance | None = None
-        self._architecture = _summary(entry.spec.architecture)
-        self._service_s: float | None = None
+        self.files = LocatedModel(
+            entry, variant, locate=hosting.locate, models_dir=hosting.models_dir
+        )
 
     def __repr__(self) -> str:
-        return f"<HostedModel {self.id} {self._state} requests={self.requests}>"
-
-    # Its files
-
-    def look(self) -> tuple[ResolvedModel | None, str | None]:
-        """Blocking: the model's files, or why they cannot be used."""
-        try:
-            model = self._hosting.locate(self.entry, self.variant, self._hosting.models_dir)
-            if self._architecture is None and model.path:
-                self._architecture = _summary(read_config(Path(model.path)))
-        except (NotPulled, UnsupportedArchitecture) as error:
-            return None, str(error)
-        except RegistryError as error:
-            if str(error) != self._logged:  # looked at again and again: logged once
-                self._logged = str(error)
-                log.warning("the files of %s cannot be used: %s", self.id, error)
-            return None, f"the files of {self.id} cannot be used; see the service's log"
-        return model, None
+        return f"<HostedModel {self.id} {self._state} requests={self.queue.requests}>"
 
     def looked(self, error: str | None) -> None:
         """Note what a look found, unless a load has got further meanwhile."""
-        if self._state in ("unavailable", "unloaded"):
-            self._state = "unavailable" if error else "unloaded"
-            self._error = error
+        found: LoadState = "unavailable" if error else "unloaded"
+        if self._state in ("unavailable", "unloaded") and (found, error) != self._stands:
+            self._become(found, error)
 
-    # Its engine
+    # Who works with it
 
-    async def ready(self, *, load: bool = True) -> tuple[Engine, int | None]:
+    async def enter(self, *, load: bool = True) -> tuple[Engine, int | None]:
         """The running engine, and how long (ns) this call waited for it to load, None if not.
 
-        All who wait share one load; a failed one is tried again by the next call. Raises
-        ModelNotReady.
+        Until `leave` it is not unloaded, unless by force. All who wait share one load; a failed one
+        is tried again by the next call. Raises ModelNotReady, DoesNotFit or Overloaded.
         """
-        if self.engine is not None:
+        if self.engine is not None and (self._unload is None or not load):
+            self._use(1)
             return self.engine, None
         if not load:
-            raise ModelNotReady(self._error or f"{self.id} is not loaded", param="model")
+            raise self._failure or ModelNotReady(f"{self.id} is not loaded", param="model")
         started_ns = self._hosting.clock_ns()
-        under_way = self.begin_load()
-        await asyncio.wait([under_way])  # a client that leaves takes nothing from the others
-        if under_way.cancelled():
-            raise ModelNotReady(f"{self.id} was not loaded: the service is shutting down")
-        outcome = under_way.result()
-        if isinstance(outcome, ModelNotReady):
-            raise outcome
-        return outcome, self._hosting.clock_ns() - started_ns
+        await self.unloaded()
+        self._use(1)
+        try:
+            under_way = self.begin_load()
+            await asyncio.wait([under_way])  # a client that leaves takes nothing from the others
+            engine = self._loaded(under_way)
+        except BaseException:
+            self.leave()
+            raise
+        return engine, self._hosting.clock_ns() - started_ns
 
-    def begin_load(self) -> "asyncio.Task[Engine | ModelNotReady]":
-        """The load that is under way, or a new one."""
+    def _loaded(self, load: "asyncio.Task[Engine | TriptychError]") -> Engine:
+        if load.cancelled():
+            why = "the service is shutting down" if self._closed else "it was unloaded meanwhile"
+            raise ModelNotReady(f"{self.id} was not loaded: {why}")
+        outcome = load.result()
+        if isinstance(outcome, TriptychError):
+            raise outcome
+        return outcome
+
+    def leave(self) -> None:
+        """Let the engine go, after `enter`."""
+        self._use(-1)
+        if self.users == 0 and self._waits_for_memory and not self._wanted and self._load:
+            self._load.cancel()  # nobody needs it any more: let others have the room
+            self._load, self._waits_for_memory = None, False
+            self._become("unloaded")
+        if self.users == 0:
+            self.memory.changed()
+
+    def _use(self, change: int) -> None:
+        self.users += change
+        self.last_used_ns = self._hosting.clock_ns()
+        if self.users:
+            self._idle.clear()
+        else:
+            self._idle.set()
+
+    # Its engine comes
+
+    def begin_load(self, *, wanted: bool = False) -> "asyncio.Task[Engine | TriptychError]":
+        """The load that is under way, or a new one; `wanted` keeps it going with nobody waiting."""
+        self._wanted = self._wanted or wanted
         if self._load is None:
-            self._state, self._error, self._conformance = "loading", None, None
-            self._load = asyncio.create_task(self._run_load(), name=f"load {self.id}")
-            self._load.add_done_callback(lambda _: setattr(self, "_load", None))
+            if self.engine is None:
+                self._conformance = self._failure = None
+                self._become("loading")
+            load = self._load = asyncio.create_task(self._run_load(), name=f"load {self.id}")
+            load.add_done_callback(self._load_ended)
         return self._load
 
-    async def _run_load(self) -> Engine | ModelNotReady:
+    def _load_ended(self, load: "asyncio.Task[Engine | TriptychError]") -> None:
+        if self._load is load:
+            self._load, self._wanted = None, False
+
+    async def _run_load(self) -> Engine | TriptychError:
         """Load and probe; the failure is returned, since nobody may be waiting for it."""
+        await self.unloaded()
+        if self.engine is not None:
+            return self.engine
+        self._become("loading")
         started_ns = self._hosting.clock_ns()
-        model, error = await asyncio.to_thread(self.look)
+        model, error = await asyncio.to_thread(self.files.look)
         if model is None:
-            self._state, self._error = "unavailable", error
-            return ModelNotReady(error or "", param="model")
+            self._failure = ModelNotReady(error or "", param="model")
+            self._become("unavailable", error)
+            return self._failure
         try:
             engine = self._opening = self._hosting.opener(model)
-        except TriptychError as failure:  # what the catalogue asks for cannot be had here
-            return self._failed(str(failure))
-        try:
-            # A load disturbs whoever is being measured alone.
-            async with self._hosting.gate.shared():
-                await engine.start()
-                if self._hosting.probe:
-                    self._conformance = await probe(engine)
+            held_bytes = await self._start(engine)
         except TriptychError as failure:
-            return await self._abandon(engine, str(failure))
-        except asyncio.CancelledError:
-            await engine.aclose()
-            raise
+            return self._fail(failure)
         except Exception:  # an engine's bug ends this load, not the service; it is logged whole
             log.exception("loading %s failed", self.id)
-            return await self._abandon(engine, f"{self.id} failed to load; see the service's log")
+            return self._fail(ModelNotReady(f"{self.id} failed to load; see the service's log"))
         finally:
             self._opening = None
         self.engine = engine
-        self._load_ns = self._hosting.clock_ns() - started_ns
-        faulty = self._conformance is not None and self._conformance.passed is False
-        self._state = "unverified" if faulty else "ready"
-        if faulty and self._conformance:
-            log.warning("%s is served unverified: %s", self.id, self._conformance.reason)
+        self._loads += 1
+        self.last_used_ns = self._hosting.clock_ns()
+        self._load_ns = self.last_used_ns - started_ns
+        if held_bytes is not None:
+            self.memory.settle(self, held_bytes)
+        self._become(self._served_as)
         return engine
 
-    async def _abandon(self, engine: Engine, reason: str) -> ModelNotReady:
+    async def _start(self, engine: Engine) -> int | None:
+        """Have the engine started in memory of its own; what it holds, None if it is not counted.
+
+        A start that fails or is cancelled is undone.
+        """
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(self._abandon, engine)
+            need = await self._admit(engine)
+            async with self._hosting.gate.shared():  # a load disturbs an isolated measurement
+                told = asyncio.create_task(self._tell_progress())
+                try:
+                    await engine.start()
+                finally:
+                    told.cancel()
+                held_bytes = _held_bytes(engine.memory())  # at rest
+                if self._hosting.probe:
+                    self._conformance = await probe(engine)
+            if self._conformance is not None and self._conformance.passed is False:
+                log.warning("%s is served unverified: %s", self.id, self._conformance.reason)
+            if need is not None and held_bytes is not None:
+                self._measured_bytes = held_bytes
+                await asyncio.to_thread(self._hosting.measured.put, engine.model, need, held_bytes)
+            undo.pop_all()
+        return held_bytes if need else None
+
+    async def _admit(self, engine: Engine) -> ModelNeed | None:
+        """Wait for room for what the engine will hold; None if it does not count here."""
+        if not isinstance(engine, Budgeted):
+            return None
+        need = await asyncio.to_thread(engine.need)
+        measured = self._hosting.measured.get(engine.model, need)
+        self._predicted_bytes, self._measured_bytes = need.held_bytes, measured
+        self._waits_for_memory = True
+        try:
+            await self.memory.admit(self, need.held_bytes if measured is None else measured)
+        finally:
+            self._waits_for_memory = False
+        return need
+
+    async def _tell_progress(self) -> None:
+        told = None
+        while True:
+            progress = self._progress()
+            if progress != told:
+                self._publish("progress")
+            told = progress
+            await asyncio.sleep(PROGRESS_S)
+
+    async def _abandon(self, engine: Engine) -> None:
         with contextlib.suppress(TriptychError):  # the load's own failure is what counts
             await engine.aclose()
-        return self._failed(reason)
+        self.memory.vacate(self)
 
-    def _failed(self, reason: str) -> ModelNotReady:
-        self._state, self._error = "failed", reason
-        self._failed_at_ns = self._hosting.clock_ns()
-        return ModelNotReady(reason, param="model")
+    def _fail(self, failure: TriptychError) -> TriptychError:
+        self._failure, self._failed_at_ns = failure, self._hosting.clock_ns()
+        self._become("unloaded" if isinstance(failure, Overloaded) else "failed", str(failure))
+        return failure
+
+    # Its engine goes
+
+    def begin_unload(self, reason: str, *, drain_s: float | None = None) -> None:
+        """Unload when its requests have ended, or when *drain_s* is over: then they fail.
+
+        Newcomers wait for it to have gone, and then for a new load. A load under way is given up.
+        """
+        if self.engine is None and self._unload is None:
+            if self._load is not None:
+                self._load.cancel()
+                self._load = None
+                self._become("unloaded", reason=reason)
+            return
+        self._begin_unload(reason)
+        if drain_s is not None:
+            asyncio.get_running_loop().call_later(drain_s, self._cut.set)
+
+    async def unloaded(self) -> None:
+        """Return once no unload is under way."""
+        while self._unload is not None:
+            await asyncio.wait([self._unload])
+
+    def make_room(self, reason: str) -> None:
+        """Unload when its requests have ended; others wait for its memory."""
+        self._evicting = self._unload is None
+        self._begin_unload(reason)
+
+    def stay(self) -> None:
+        """Whoever waited for its memory has left: go on, unless it is closing already."""
+        if self._unload is not None and self._evicting and not self._closing:
+            self._unload.cancel()
+            self._unload, self._evicting = None, False
+            self._become(self._served_as if self.engine else "loading")
+
+    def _begin_unload(self, reason: str) -> None:
+        if self._unload is None:
+            self._cut.clear()
+            self._unload = asyncio.create_task(self._run_unload(reason), name=f"unload {self.id}")
+            if self.engine is not None:
+                self._become("unloading", reason=reason)
+
+    async def _run_unload(self, reason: str) -> None:
+        if self._load is not None:
+            await asyncio.wait([self._load])
+        while self.users and not self._cut.is_set():
+            await first_of(self._idle.wait(), self._cut.wait())
+        self._closing = True
+        try:
+            # To take memory apart disturbs an isolated measurement, but a cut waits for nobody.
+            gate = self._hosting.gate.shared() if not self.users else contextlib.nullcontext()
+            async with gate:
+                engine, self.engine = self.engine, None
+                if engine is not None:
+                    await engine.aclose()
+                    self._evictions += self._evicting
+                    log.info("%s was unloaded %s", self.id, reason)
+        except Exception:  # its memory is counted as free all the same: its engine is lost
+            log.exception("unloading %s failed", self.id)
+        finally:
+            self._unload, self._closing, self._evicting = None, False, False
+            if self._state == "unloading":
+                self._become("unloaded", reason=reason)
+            self.memory.vacate(self)
 
     async def aclose(self) -> None:
         """Stop loading, close the engine; running requests fail."""
-        if self._load is not None:
-            self._load.cancel()
-            await asyncio.wait([self._load])
+        self._closed = True
+        for task in (self._load, self._unload):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
         if self.engine is not None:
-            engine, self.engine, self._state = self.engine, None, "unloaded"
+            engine, self.engine = self.engine, None
+            self._become("unloaded")
             await engine.aclose()
-
-    # Its queue
-
-    def admit(self) -> None:
-        """Take a place in the queue. Raises Overloaded."""
-        if self.requests >= self._hosting.max_requests:
-            raise Overloaded(
-                f"{self.id} has {self.requests} requests waiting or running; try again later",
-                retry_after_s=self.drained_in_s() * (1 + self._hosting.random() / 4),
-            )
-        self.requests += 1
-
-    def release(self, service_s: float | None) -> None:
-        """Give the place back; *service_s* is how long the engine took, None if it never began."""
-        self.requests -= 1
-        self._hosting.released.set()
-        if service_s is not None:
-            before_s = service_s if self._service_s is None else self._service_s
-            self._service_s = before_s + NEWEST_SHARE * (service_s - before_s)
-
-    def drained_in_s(self) -> float:
-        """How long the present queue will take: requests × mean service time / how many at once."""
-        if self._service_s is None:
-            return 1.0
-        slots = self.engine.memory().slots_total if self.engine else None
-        return max(1.0, self.requests * self._service_s / max(1, min(slots or 1, self.requests)))
 
     # What others may know
 
@@ -219,26 +362,116 @@ class HostedModel:
         engine = self.engine
         return engine.pulse() if isinstance(engine, Pulsing) else None
 
+    @property
+    def slots(self) -> int | None:
+        """How many requests its engine answers at once; None if that is not known."""
+        return self.engine.memory().slots_total if self.engine else None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is loaded and nobody works with it or waits for it."""
+        busy = self.users or self._load is not None or self._unload is not None
+        return self.engine is not None and not busy
+
+    def need_bytes(self) -> int:
+        """Blocking: what it holds or would, 0 where it does not count or its files are not here."""
+        if self.engine is not None:
+            return self.memory.held_bytes(self.id)
+        model, _ = self.files.look()
+        if model is None:
+            return 0
+        with contextlib.suppress(TriptychError):
+            engine = self._hosting.opener(model)
+            if isinstance(engine, Budgeted):
+                need = engine.need()
+                return self._hosting.measured.get(model, need) or need.held_bytes
+        return 0
+
+    def pin(self, *, pinned: bool) -> None:
+        """Keep it loaded whatever happens, or no longer."""
+        if self.pinned != pinned:
+            self.pinned = pinned
+            self._publish("pin")
+            self.memory.changed()
+
+    def resident(self, held_bytes: int, state_bytes: int) -> Resident:
+        """How it stands, as far as memory is concerned."""
+        return Resident(
+            id=self.id,
+            held_bytes=held_bytes,
+            state_bytes=state_bytes,
+            pinned=self.pinned,
+            busy=self.users > 0 or self._load is not None,
+            leaving=self._unload is not None,
+            last_used_ns=self.last_used_ns or 0,
+            load_ns=self._load_ns,
+        )
+
+    def standing(self, event: Literal["snapshot", "state", "progress", "pin"]) -> ModelChange:
+        """How it stands, as an event."""
+        return ModelChange(
+            event=event,
+            model=self.id,
+            state=self._state,
+            pinned=self.pinned,
+            at_ns=self._hosting.events.wall_ns(),
+            reason=self._reason or self._error,
+            progress=self._progress(),
+        )
+
     def status(self) -> ModelStatus:
         """All of it as a frozen value."""
-        engine, opening = self.engine, self._opening
+        engine = self.engine
         trouble = engine.trouble() if isinstance(engine, Supervised) else None
+        used_ns = self.last_used_ns
+        now_ns = self._hosting.clock_ns()
         return ModelStatus(
             id=self.id,
             spec=self.entry.spec,
             variant=self.variant,
             state=self._state,
-            requests=self.requests,
-            requests_limit=self._hosting.max_requests,
-            architecture=self._architecture,
+            requests=self.queue.requests,
+            requests_limit=self.queue.limit,
+            architecture=self.files.architecture,
             verified=self.verified,
             verification=self._conformance.reason if self._conformance else None,
             error=trouble or self._error,
             retry_after_s=self._rest_s(),
-            progress=opening.load_progress() if isinstance(opening, LoadReporting) else None,
-            memory=self.engine.memory() if self.engine else None,
+            progress=self._progress(),
+            memory=engine.memory() if engine else None,
             load_ns=self._load_ns,
+            loads=self._loads,
+            evictions=self._evictions,
+            pinned=self.pinned,
+            predicted_bytes=self._predicted_bytes,
+            measured_bytes=self._measured_bytes,
+            requests_state_bytes=self.memory.state_bytes(self.id),
+            last_used_s=None if used_ns is None else (now_ns - used_ns) / 1e9,
         )
+
+    @property
+    def _served_as(self) -> LoadState:
+        return "unverified" if self.verified is False else "ready"
+
+    @property
+    def _stands(self) -> tuple[LoadState, str | None]:
+        return self._state, self._error
+
+    def _progress(self) -> LoadProgress | None:
+        if self._waits_for_memory:
+            return WAITS_FOR_MEMORY
+        opening = self._opening
+        return opening.load_progress() if isinstance(opening, LoadReporting) else None
+
+    def _become(
+        self, state: LoadState, error: str | None = None, *, reason: str | None = None
+    ) -> None:
+        self._state, self._error, self._reason = state, error, reason
+        self._publish("state")
+
+    def _publish(self, event: Literal["state", "progress", "pin"]) -> None:
+        if self._hosting.events.heard:
+            self._hosting.events.publish(self.standing(event))
 
     def _rest_s(self) -> float | None:
         if self._state != "failed":
@@ -247,53 +480,18 @@ class HostedModel:
         return rest_s if rest_s > 0 else None
 
 
-class Lease:
-    """A place in a model's queue, held from admission until the answer has ended."""
-
-    def __init__(self, hosted: HostedModel, clock_ns: Callable[[], int]) -> None:
-        hosted.admit()
-        self._hosted = hosted
-        self._clock_ns = clock_ns
-        self._ready_ns: int | None = None
-        self._service_s: float | None = None
-        self.load_ns: int | None = None
-        """How long `ready` waited for the model to load; None if it was loaded already."""
-
-    async def ready(self, *, load: bool = True) -> Engine:
-        """The model's engine, loaded first if need be. Raises ModelNotReady."""
-        engine, self.load_ns = await self._hosted.ready(load=load)
-        self._ready_ns = self._clock_ns()
-        return engine
-
-    def complete(self) -> None:
-        """Note that the answer came to its end: only then its time says how long answers take."""
-        assert self._ready_ns is not None
-        self._service_s = (self._clock_ns() - self._ready_ns) / 1e9
-
-    @property
-    def verified(self) -> bool | None:
-        """Whether the model passed its conformance probe."""
-        return self._hosted.verified
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._hosted.release(self._service_s)
-
-
-def _summary(config: Mapping[str, Any]) -> ArchitectureSummary | None:
-    """Layer counts of a `config.json`; None where there is none, or it cannot be read here."""
-    try:
-        layers = read_layers(config)
-    except UnsupportedArchitecture:
+def _held_bytes(memory: ModelMemory) -> int | None:
+    """Everything that a model holds; None if its weights are not known."""
+    if memory.weights_bytes is None:
         return None
-    return ArchitectureSummary(
-        model_type=str(config["model_type"]),
-        layers={str(kind): count for kind, count in layers.counts().items()},
-    )
+    return memory.weights_bytes + (memory.slots_bytes or 0) + (memory.workspace_bytes or 0)
+
+
+async def first_of(*waits: Coroutine[Any, Any, Any]) -> None:
+    """Return when the first of these ends; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from model_registry.spec import EngineKind
 from service.core.events import ModelMemory
+from service.serving.device_memory import DeviceMemory
 from service.serving.status import LoadState, ModelStatus
 
 
@@ -72,23 +73,17 @@ class MemoryReport(Struct, frozen=True, kw_only=True):
 
 
 def memory_report(
-    budget_bytes: int,
+    memory: DeviceMemory,
     statuses: Iterable[ModelStatus],
     processes: Sequence[ProcessUse],
     device: DeviceUse,
 ) -> MemoryReport:
     """All of it at one moment."""
-    models = tuple(model_use(status) for status in statuses if status.servable)
-    used_bytes = sum(
-        count or 0
-        for model in models
-        for count in (model.weights_bytes, model.slots_bytes, model.workspace_bytes)
-    )
     return MemoryReport(
-        budget_bytes=budget_bytes,
-        used_bytes=used_bytes,
-        free_bytes=max(0, budget_bytes - used_bytes),
-        models=models,
+        budget_bytes=memory.budget_bytes,
+        used_bytes=memory.used_bytes,
+        free_bytes=max(0, memory.budget_bytes - memory.used_bytes),
+        models=tuple(model_use(status) for status in statuses if status.servable),
         processes=tuple(processes),
         device=device,
     )

@@ -4,15 +4,22 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
 
 from model_registry.catalog import Catalog
 from model_registry.sources import locate
-from service.core.errors import ConfigError, Draining, ModelNotFound, ModelNotReady, TriptychError
+from service.core.chat import ChatRequest
+from service.core.errors import ConfigError, Draining, ModelNotFound, TriptychError, Unavailable
+from service.serving.device_memory import DeviceMemory
 from service.serving.gate import Gate
-from service.serving.hosted import HostedModel, Hosting, Lease, Locate, Opener
+from service.serving.hosted import HostedModel, Hosting, Opener
+from service.serving.lease import Lease, Use
+from service.serving.located import Locate
+from service.serving.measured import MeasuredBytes
+from service.serving.model_events import ModelChange, ModelEvents
 from service.serving.status import ModelStatus
 
 log = logging.getLogger(__name__)
@@ -21,6 +28,10 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 15.0
 #: How long a start waits for the first look; hashing large new files goes on behind it.
 FIRST_LOOK_S = 2.0
+#: How often idle models are looked for at least, where they are unloaded.
+REST_LOOK_S = 15.0
+#: No budget: more than any device has.
+UNLIMITED_BYTES = 2**62
 #: When to try again while the service shuts down: long enough for another to take over.
 RETRY_AFTER_DRAIN_S = 5.0
 
@@ -28,7 +39,7 @@ RETRY_AFTER_DRAIN_S = 5.0
 class Pool:
     """Opens engines on demand, once each, and admits requests to them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (what a pool needs, and seven choices that have defaults)
         self,
         catalog: Catalog,
         models_dir: Path,
@@ -36,16 +47,24 @@ class Pool:
         gate: Gate,
         *,
         locate: Locate = locate,
+        memory: DeviceMemory | None = None,
+        measured: MeasuredBytes | None = None,
         max_queued_requests: int = 256,
         probe: bool = True,
+        idle_ttl_s: float = 0.0,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._released = asyncio.Event()
+        self.events = ModelEvents()
+        self.memory = memory or DeviceMemory(UNLIMITED_BYTES)
         hosting = Hosting(
             locate=locate,
             models_dir=models_dir,
             opener=opener,
             gate=gate,
+            memory=self.memory,
+            measured=measured or MeasuredBytes(),
+            events=self.events,
             max_requests=max_queued_requests,
             probe=probe,
             released=self._released,
@@ -61,6 +80,8 @@ class Pool:
         )
         self.draining = False
         self._clock_ns = clock_ns
+        self._idle_ttl_s = idle_ttl_s
+        self._resting: asyncio.Task[None] | None = None
         self._looked = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
 
@@ -71,7 +92,7 @@ class Pool:
     @property
     def requests(self) -> int:
         """How many requests wait or run, over all models."""
-        return sum(hosted.requests for hosted in self.models.values())
+        return sum(hosted.queue.requests for hosted in self.models.values())
 
     async def start(self, preload: Sequence[str] = ()) -> None:
         """Begin to load *preload* in the background and to look for files.
@@ -86,7 +107,9 @@ class Pool:
                 "see `triptych models list`"
             )
         for name in preload:
-            self.models[name].begin_load()
+            self.models[name].begin_load(wanted=True)
+        if self._idle_ttl_s:
+            self._resting = asyncio.create_task(self._keep_unloading(), name="unload idle models")
         self._looking = asyncio.create_task(self._keep_looking(), name="look for model files")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_LOOK_S):
@@ -96,7 +119,7 @@ class Pool:
         while True:
             for hosted in self.models.values():
                 if hosted.engine is None:
-                    _, error = await asyncio.to_thread(hosted.look)
+                    _, error = await asyncio.to_thread(hosted.files.look)
                     hosted.looked(error)
             self._looked.set()
             await asyncio.sleep(LOOK_EVERY_S)
@@ -122,16 +145,80 @@ class Pool:
             Overloaded: its queue is full.
             Draining: the service is shutting down.
         """
+        return Lease(self._open(name), self._clock_ns)
+
+    @asynccontextmanager
+    async def held(self, request: ChatRequest) -> AsyncIterator[None]:
+        """Have the request's model loaded and its state booked; inside, the model stays.
+
+        A model that cannot be had, or does not exist, is left to `admit`.
+        """
+        with contextlib.ExitStack() as stack:
+            if request.model in self.models and not self.draining:
+                use = Use(self.models[request.model])
+                stack.callback(use.end)
+                with contextlib.suppress(Unavailable):
+                    await use.begin(request)
+            yield
+
+    async def check_together(self, names: Sequence[str]) -> None:
+        """Raise DoesNotFit unless these models could all be loaded at once."""
+        hosted = [self.models[name] for name in dict.fromkeys(names) if name in self.models]
+        needs = {one.id: await asyncio.to_thread(one.need_bytes) for one in hosted}
+        pinned = frozenset(one.id for one in self.models.values() if one.pinned)
+        self.memory.check_together(needs, pinned)
+
+    # What operators ask for
+
+    def begin_load(self, name: str) -> None:
+        """Begin to load a model, if it is not loaded. Raises ModelNotFound or Draining."""
+        self._open(name).begin_load(wanted=True)
+
+    async def load(self, name: str) -> None:
+        """Load a model. Raises ModelNotReady, DoesNotFit and as `begin_load`."""
+        outcome = await asyncio.shield(self._open(name).begin_load(wanted=True))
+        if isinstance(outcome, TriptychError):
+            raise outcome
+
+    async def unload(self, name: str, *, drain_s: float) -> None:
+        """Unload a model; requests that run get *drain_s* to end. Raises ModelNotFound."""
+        hosted = self._find(name)
+        hosted.begin_unload("as it was asked for", drain_s=drain_s)
+        await hosted.unloaded()
+
+    def pin(self, name: str, *, pinned: bool) -> None:
+        """Keep a model whatever others need, or no longer. Raises ModelNotFound."""
+        self._find(name).pin(pinned=pinned)
+
+    def changes(self) -> AsyncGenerator[ModelChange]:
+        """How all models stand, then everything that becomes of them."""
+        return self.events.subscribe(
+            lambda: [
+                hosted.standing("snapshot")
+                for hosted in self.models.values()
+                if hosted.status().servable
+            ]
+        )
+
+    def unload_idle(self) -> None:
+        """Unload the models that nobody has used for as long as the settings say."""
+        now_ns = self._clock_ns()
+        for hosted in self.models.values():
+            used_ns = hosted.last_used_ns or 0
+            rested = (now_ns - used_ns) / 1e9 >= self._idle_ttl_s
+            if rested and hosted.idle and not hosted.pinned:
+                hosted.begin_unload("since nobody used it")
+
+    async def _keep_unloading(self) -> None:
+        while True:
+            await asyncio.sleep(min(self._idle_ttl_s / 4, REST_LOOK_S))
+            self.unload_idle()
+
+    def _open(self, name: str) -> HostedModel:
         hosted = self._find(name)
         if self.draining:
             raise Draining("the service is shutting down", retry_after_s=RETRY_AFTER_DRAIN_S)
-        return Lease(hosted, self._clock_ns)
-
-    async def load(self, name: str) -> None:
-        """Have a model loaded; one that cannot be, or does not exist, is left to `admit`."""
-        if name in self.models and not self.draining:
-            with contextlib.suppress(ModelNotReady):
-                await self.models[name].ready()
+        return hosted
 
     def _find(self, name: str) -> HostedModel:
         if name not in self.models:
@@ -153,9 +240,10 @@ class Pool:
     async def aclose(self) -> None:
         """Close every engine; requests that still run fail."""
         self.draining = True
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait([self._looking])
+        for task in (self._looking, self._resting):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
         for hosted in self.models.values():
             try:
                 await hosted.aclose()

@@ -8,7 +8,9 @@ from model_registry.spec import EngineKind, ModelSpec
 from service.core.events import ModelMemory
 from service.core.ports import LoadProgress
 
-LoadState = Literal["unavailable", "unloaded", "loading", "ready", "unverified", "failed"]
+LoadState = Literal[
+    "unavailable", "unloaded", "loading", "ready", "unverified", "unloading", "failed"
+]
 
 
 class ArchitectureSummary(Struct, frozen=True, kw_only=True):
@@ -45,6 +47,10 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     memory: ModelMemory | None = None
     load_ns: int | None = None
     """How long the last load took."""
+    loads: int = 0
+    """How often it was loaded since the start."""
+    evictions: int = 0
+    """How often it was unloaded to make room for others."""
     pinned: bool = False
     """Never unloaded to make room for others, nor for resting."""
     predicted_bytes: int | None = None

@@ -53,6 +53,7 @@ class PrometheusMetrics:
         models: Callable[[], Iterable[ModelStatus]] = tuple,
         writer: Callable[[], WriterStats] | None = None,
         processes: Callable[[], Mapping[str, ProcessMemory]] = dict,
+        memory: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         """Count in a registry of its own; the arguments give the state at each scrape."""
         self._registry = CollectorRegistry()
@@ -72,7 +73,7 @@ class PrometheusMetrics:
         self._state = self._histogram(
             "request_state_bytes", "State of one request at its end.", _STATE_BYTES, "model", "kind"
         )
-        self._registry.register(_Snapshot(models, writer, processes))
+        self._registry.register(_Snapshot(models, writer, processes, memory))
 
     def started(self, record: RequestRecord) -> None:  # noqa: ARG002 - the model is not known yet
         """Count a request in."""
@@ -121,10 +122,12 @@ class _Snapshot(Collector):
         models: Callable[[], Iterable[ModelStatus]],
         writer: Callable[[], WriterStats] | None,
         processes: Callable[[], Mapping[str, ProcessMemory]],
+        memory: Callable[[], tuple[int, int]] | None,
     ) -> None:
         self._models = models
         self._writer = writer
         self._processes = processes
+        self._memory = memory
 
     def describe(self) -> Iterable[Metric]:
         """Nothing in advance: a registry must not call its sources while it is built."""
@@ -136,6 +139,8 @@ class _Snapshot(Collector):
         if self._writer is not None:
             yield from _of_writer(self._writer())
         yield from _of_processes(self._processes())
+        if self._memory is not None:
+            yield from _of_memory(*self._memory())
 
 
 def _of_models(models: list[ModelStatus]) -> Iterator[Metric]:
@@ -144,7 +149,13 @@ def _of_models(models: list[ModelStatus]) -> Iterator[Metric]:
     waiting = _gauge("num_requests_waiting", "Requests that wait for a slot.", "model")
     usage = _gauge("kv_cache_usage_perc", "Share of the slots in use, 0 to 1.", "model")
     held = _gauge("model_memory_bytes", "Bytes that a loaded model holds.", "model", "kind")
+    pinned = _gauge("model_pinned", "1 if the model is never unloaded for others.", "model")
+    loads = _counts("loads", "How often the model was loaded.", "model")
+    evictions = _counts("evictions", "How often it was unloaded to make room for others.", "model")
     for model in models:
+        pinned.add_metric([model.id], float(model.pinned))
+        loads.add_metric([model.id], model.loads)
+        evictions.add_metric([model.id], model.evictions)
         for name in get_args(LoadState):
             state.add_metric([model.id, name], float(model.state == name))
         if model.memory is None:
@@ -159,7 +170,7 @@ def _of_models(models: list[ModelStatus]) -> Iterator[Metric]:
             count = getattr(model.memory, f"{kind}_bytes")
             if count is not None:
                 held.add_metric([model.id, kind], count)
-    yield from (state, running, waiting, usage, held)
+    yield from (state, running, waiting, usage, held, pinned, loads, evictions)
 
 
 def _of_writer(stats: WriterStats) -> Iterator[Metric]:
@@ -190,6 +201,21 @@ def _of_processes(processes: Mapping[str, ProcessMemory]) -> Iterator[Metric]:
             if count is not None:
                 held.add_metric([process, kind], count)
     yield held
+
+
+def _of_memory(budget_bytes: int, used_bytes: int) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "triptych_memory_budget_bytes", "What models may hold.", value=budget_bytes
+    )
+    yield GaugeMetricFamily(
+        "triptych_memory_booked_bytes",
+        "Booked of it: by models, and for running requests at their longest.",
+        value=used_bytes,
+    )
+
+
+def _counts(name: str, text: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"triptych_{name}", text, labels=labels)
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

@@ -1,6 +1,7 @@
 """The host's front desk: takes the service's messages, reads text, hands requests to the loop."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -75,6 +76,8 @@ class Dispatch:
         self._hosted: dict[str, _Hosted] = {}
         self._wanted: dict[str, LoadModel] = {}
         self._orders: asyncio.Queue[LoadModel] = asyncio.Queue()
+        self._reading: str | None = None
+        """The model that the loader is at."""
         self._preparing: dict[str, asyncio.Task[None]] = {}
         self._calls: set[asyncio.Task[None]] = set()
         self._text = ThreadPoolExecutor(2, thread_name_prefix="text")
@@ -99,7 +102,8 @@ class Dispatch:
             case UnloadModel(model_id=model_id):
                 self._wanted.pop(model_id, None)
                 self._hosted.pop(model_id, None)
-                self._engine.remove_model(model_id)
+                if model_id != self._reading:  # else its memory is free when the load has ended
+                    self._engine.remove_model(model_id)
             case Tokenize() | Detokenize() | DescribeTokenizer():
                 call = self._begin(self._answer(message))
                 self._calls.add(call)
@@ -163,7 +167,11 @@ class Dispatch:
         while True:
             order = await self._orders.get()
             if self._wanted.get(order.model.id) is order:
+                self._reading = order.model.id
                 await self._load(order)
+                self._reading = None
+                if self._wanted.get(order.model.id) is not order:  # unloaded meanwhile
+                    self._engine.remove_model(order.model.id)
 
     async def _load(self, order: LoadModel) -> None:
         model_id = order.model.id
@@ -173,7 +181,7 @@ class Dispatch:
             self._send(LoadFailed(model_id, str(error)))
             return
         if self._wanted.get(model_id) is not order:
-            model.close()  # unloaded meanwhile
+            model.close()
             return
         try:
             hosted, loaded = _described(order, codec, model)
@@ -199,6 +207,7 @@ class Dispatch:
             kernels=order.kernels,
             threads=self._threads,
         )
+        gc.collect()  # transformers' modules, of whose weights a program has taken its own copy
         return codec, loaded
 
 

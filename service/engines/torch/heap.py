@@ -58,6 +58,11 @@ class Heap:
         rested_s = min(self._resting_since_s.values()) + REST_S
         return max(0.0, max(rested_s, self._trimmed_s + EVERY_S) - self._clock_s())
 
+    def release(self) -> None:
+        """Trim at once: a model has gone, and others wait for its memory."""
+        self._trim()
+        self._trimmed_s = self._clock_s()
+
     def tidy(self) -> None:
         """Trim if it is time."""
         if self._resting_since_s and self.due_in_s == 0:

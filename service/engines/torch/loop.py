@@ -18,6 +18,7 @@ from service.core.events import EngineEvent
 from service.engines.torch.heap import Heap
 from service.engines.torch.last_step import LastStep
 from service.engines.torch.messages import (
+    DeviceMemory,
     Events,
     FromHost,
     Heartbeat,
@@ -261,6 +262,7 @@ class EngineLoop:
             chunk_tokens=chunk_tokens,
             max_itl_ns=max_itl_ms * 1e6,
         )
+        self._memory_changed.add(model_id)
 
     def _remove_model(self, model_id: str) -> None:
         for sequence in list(self._sequences.values()):
@@ -271,7 +273,8 @@ class EngineLoop:
             self._scheduler.remove_model(model_id)
             self._memory_changed.discard(model_id)
             model.close()
-            self._heap.rests(model_id)
+            del model
+            self._heap.release()
         self._emit(Unloaded(model_id))
 
     def _submit(self, sequence: Sequence) -> None:
@@ -320,7 +323,18 @@ class EngineLoop:
                 decode_step_requests=None if requests is None else round(requests, 2),
                 prefill_token_ns=_rounded(pace.prefill.mean_unit_ns),
             ),
+            _device_memory(),
         )
+
+
+def _device_memory() -> DeviceMemory | None:
+    if not torch.cuda.is_available():
+        return None
+    return DeviceMemory(
+        name=torch.cuda.get_device_name(),
+        allocated_bytes=torch.cuda.memory_allocated(),
+        reserved_bytes=torch.cuda.memory_reserved(),
+    )
 
 
 def _rounded(value: float | None) -> int | None:

@@ -163,12 +163,22 @@ class StepTimes(Struct, frozen=True, kw_only=True):
     prefill_token_ns: int | None = None
 
 
+class DeviceMemory(Struct, frozen=True, kw_only=True):
+    """What the allocator of the device says of all models together."""
+
+    name: str
+    allocated_bytes: int
+    reserved_bytes: int
+
+
 class MemoryReport(Struct, frozen=True, tag="memory"):
     """A model's memory now; sent when it changes, a few times a second at most."""
 
     model_id: str
     memory: ModelMemory
     steps: StepTimes = StepTimes()
+    device: DeviceMemory | None = None
+    """None on the CPU, whose allocator does not tell."""
 
 
 class TokenIds(Struct, frozen=True, tag="token_ids"):

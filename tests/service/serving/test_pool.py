@@ -149,8 +149,8 @@ def test_a_full_queue_refuses_with_an_honest_time(bench):
     async def main():
         b = bench(max_queued_requests=2)
         await b.ask()
-        hosted = b.pool.models["one"]
-        hosted._service_s = 6.0
+        queue = b.pool.models["one"].queue
+        queue._service_s = 6.0
         with b.pool.admit("one"), b.pool.admit("one"):
             with pytest.raises(Overloaded) as caught:
                 b.pool.admit("one")
@@ -166,11 +166,11 @@ def test_only_answers_that_ended_say_how_long_answers_take(bench):
     async def main():
         b = bench()
         await b.ask()
-        before = b.pool.models["one"]._service_s
+        before = b.pool.models["one"].queue._service_s
         b.engines["one"].error = EngineFailed("x")
         with pytest.raises(EngineFailed):
             await b.ask()
-        assert b.pool.models["one"]._service_s == before
+        assert b.pool.models["one"].queue._service_s == before
 
     run(main())
 
@@ -241,9 +241,9 @@ def test_files_that_are_broken_are_logged_once_and_not_shown(bench, caplog):
 
     async def main():
         b = bench(models=("one",), locate=find)
-        hosted = b.pool.models["one"]
+        files = b.pool.models["one"].files
         for _ in range(3):
-            model, error = hosted.look()
+            model, error = files.look()
         assert model is None
         assert "/secret" not in error
 
