@@ -30,6 +30,10 @@ MODELS = {
     "broken": 'load_error = "no memory for it"',
     "heavy": "load_ms = 600",
     "single": "slots = 1\nitl_ms = 20",
+    "big": "weights_bytes = 600",
+    "large": "weights_bytes = 600",
+    "large-slow": "weights_bytes = 600\nitl_ms = 150",
+    "huge": "weights_bytes = 6000",
 }
 CONTEXT_TOKENS = {"other": 64}
 ROUTES: dict[str, Any] = {

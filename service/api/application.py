@@ -32,7 +32,7 @@ from service.api.ops_routes import (
     show_runtime,
 )
 from service.api.records_routes import record_handlers
-from service.api.registry_routes import get_model, list_models
+from service.api.registry_routes import get_model, get_owned_model, list_models
 from service.api.request_id import add_request_id
 from service.api.services import Services
 from service.api.tokenizer_routes import describe_tokenizer, detokenize, tokenize
@@ -43,6 +43,7 @@ ROUTES: list[ControllerRouterHandler] = [
     create_comparison,
     list_models,
     get_model,
+    get_owned_model,
     load_model,
     unload_model,
     pin_model,

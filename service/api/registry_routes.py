@@ -39,10 +39,16 @@ async def list_models(
     )
 
 
-@get("/v1/models/{model_id:path}", summary="One model", tags=["openai"])
+@get("/v1/models/{model_id:str}", summary="One model", tags=["openai"])
 async def get_model(services: Deps, model_id: FromPath[str]) -> ModelCard:
     """A model, `model:variant` or a route, whether its files are here or not."""
-    return card_of(services, model_id.removeprefix("/"))
+    return card_of(services, model_id)
+
+
+@get("/v1/models/{owner:str}/{name:str}", include_in_schema=False)
+async def get_owned_model(services: Deps, owner: FromPath[str], name: FromPath[str]) -> ModelCard:
+    """An id as on model hubs, which no model has here: the error names it."""
+    return card_of(services, f"{owner}/{name}")
 
 
 def card_of(services: Services, name: str) -> ModelCard:

@@ -318,6 +318,8 @@ class HostedModel:
     async def _run_unload(self, reason: str) -> None:
         if self._load is not None:
             await asyncio.wait([self._load])
+            if self.engine is not None:
+                self._become("unloading", reason=reason)
         while self.users and not self._cut.is_set():
             await first_of(self._idle.wait(), self._cut.wait())
         self._closing = True

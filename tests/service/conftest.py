@@ -20,8 +20,10 @@ from service.core.events import (
     TokenAlternative,
     TokenLogprob,
 )
+from service.core.ports import ModelNeed
 from service.core.record import RequestRecord
 from service.serving.chat import ChatService
+from service.serving.device_memory import DeviceMemory
 from service.serving.gate import Gate
 from service.serving.pool import Pool
 from service.serving.recorder import Recorder
@@ -112,6 +114,23 @@ class ScriptedEngine:
         self.closed = True
 
 
+class SizedEngine(ScriptedEngine):
+    """Counts against the memory budget: so many bytes at rest, and one for each token asked for."""
+
+    held_bytes = 0
+    predicted_bytes: int | None = None
+
+    def need(self) -> ModelNeed:
+        predicted = self.held_bytes if self.predicted_bytes is None else self.predicted_bytes
+        return ModelNeed(held_bytes=predicted, setup="scripted")
+
+    def state_bytes(self, request: ChatRequest, *, prompt_tokens: int | None = None) -> int:
+        return request.sampling.max_tokens or 0
+
+    def memory(self) -> ModelMemory:
+        return ModelMemory(weights_bytes=self.held_bytes, slots_total=2, slots_used=self.running)
+
+
 class ListSink:
     """Keeps records in the order they came."""
 
@@ -136,19 +155,36 @@ class ListSink:
 class Bench:
     """A pool of scripted engines, and a chat service on it."""
 
-    def __init__(self, tmp_path, models=("one", "two", "three"), routes=None, **pool_options):
+    def __init__(
+        self,
+        tmp_path,
+        models=("one", "two", "three"),
+        routes=None,
+        sizes=None,
+        budget=None,
+        max_waiting=256,
+        **pool_options,
+    ):
+        self.sizes = sizes or {}
         self.engines: dict[str, ScriptedEngine] = {}
         self.opened = 0
         self.prepare = {}
         self.gate = Gate()
         self.sink = ListSink()
         pool_options.setdefault("probe", False)
+        if budget is not None:
+            clock_ns = pool_options.get("clock_ns", time.monotonic_ns)
+            pool_options["memory"] = DeviceMemory(
+                budget, max_waiting=max_waiting, clock_ns=clock_ns
+            )
         self.pool = Pool(catalog_of(*models), tmp_path, self.open, self.gate, **pool_options)
         self.chat = ChatService(self.pool, Recorder(self.sink), self.gate, routes or {})
 
     def open(self, model: ResolvedModel) -> ScriptedEngine:
         self.opened += 1
-        engine = self.engines[model.id] = ScriptedEngine(model)
+        kind = SizedEngine if model.id in self.sizes else ScriptedEngine
+        engine = self.engines[model.id] = kind(model)
+        engine.held_bytes = self.sizes.get(model.id, 0)
         self.prepare.get(model.id, lambda _: None)(engine)
         return engine
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from service.core.chat import Message, Sampling
-from service.core.errors import EngineFailed, InvalidRequest, ModelNotReady
+from service.core.errors import DoesNotFit, EngineFailed, InvalidRequest, ModelNotReady
 from service.core.events import Finished
 from service.serving.compare import (
     ArmEvent,
@@ -217,5 +217,59 @@ def test_arms_clocks_start_with_the_arm(bench):
         first, second = (whole.arms[arm].record for arm in whole.order)
         assert second.accepted_ns > first.closed_ns
         assert msgspec.json.encode(whole)
+
+    asyncio.run(main())
+
+
+def test_isolated_arms_need_not_fit_beside_each_other(bench):
+    """Each is loaded before its turn and stays until it has answered."""
+
+    async def main():
+        b = bench(sizes={"one": 40, "two": 40}, budget=50)
+        *_, whole = await events_of(b, comparison("one", "two", "one"))
+        assert [arm.text for arm in whole.arms] == ["a b c d "] * 3
+        assert not any(record.cold for record in b.sink.finals)
+        assert b.pool.memory.used_bytes == 40
+
+    asyncio.run(main())
+
+
+def test_an_isolated_arm_keeps_its_model_while_others_want_its_memory(bench):
+    """What is measured is not told to leave, and what waits for its memory does not deadlock."""
+
+    async def main():
+        b = bench(sizes={"one": 40, "two": 40, "three": 40}, budget=50)
+        asked = comparison("one", "two")
+        others = [b.ask("three") for _ in range(4)]
+        whole, *_ = await asyncio.gather(events_of(b, asked), *others)
+        assert all(arm.error is None for arm in whole[-1].arms)
+        assert all(record.status == "ok" for record in b.sink.finals)
+
+    asyncio.run(main())
+
+
+def test_an_isolated_arm_that_cannot_fit_says_so_in_numbers(bench):
+    """And stops no other arm."""
+
+    async def main():
+        b = bench(sizes={"one": 40, "two": 400}, budget=50)
+        *_, whole = await events_of(b, comparison("one", "two"))
+        assert whole.arms[0].error is None
+        assert whole.arms[1].error.code == "does_not_fit"
+        assert "two needs 400 B" in whole.arms[1].error.message
+
+    asyncio.run(main())
+
+
+def test_concurrent_arms_that_do_not_fit_together_are_refused(bench):
+    """In turn they would not be concurrent: the numbers say what is missing."""
+
+    async def main():
+        b = bench(sizes={"one": 40, "two": 40}, budget=70)
+        with pytest.raises(DoesNotFit, match=r"need 80 B \(one 40 B, two 40 B\).*budget is 70 B"):
+            await events_of(b, comparison("one", "two", mode="concurrent"))
+        assert b.sink.records == []
+        *_, whole = await events_of(b, comparison("one", "one", mode="concurrent"))
+        assert all(arm.error is None for arm in whole.arms)
 
     asyncio.run(main())
