@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 Family = Literal["transformer", "ssm", "hybrid"]
 Dtype = Literal["bfloat16", "float16", "float32"]
 EngineKind = Literal["torch", "vllm", "openai", "echo"]
-Quantization = Literal["int8", "int4", "fp8"]
+Quantization = Literal["int8", "int4", "fp8", "gguf"]
 
 #: Ids are looked up in a dict and never become a path or a URL of their own.
 ModelId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]

@@ -7,7 +7,7 @@ bf16 (nearest even), which is the type such checkpoints are published in.
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ from safetensors import SafetensorError, TensorSpec, serialize_file
 from model_registry.errors import CorruptFile, PullFailed, UnsupportedArchitecture
 from model_registry.sources.gguf_header import GgufHeader, TensorInfo, read_header
 from model_registry.sources.gguf_tokenizer import rebuild_tokenizer, tokenizer_config
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 _SHARD_BYTES = 2 * 1024**3
 _GLOBAL_NAMES = {
@@ -130,7 +132,7 @@ def _token_ids(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in ids.items() if value is not None}
 
 
-def _hugging_face_name(name: str, layers: int) -> str:
+def hugging_face_name(name: str, layers: int) -> str:
     """`blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`."""
     if name in _GLOBAL_NAMES:
         return _GLOBAL_NAMES[name]
@@ -164,7 +166,7 @@ def _shape_of(name: str, config: Mapping[str, Any]) -> tuple[int, ...]:
     return shape if kind == "weight" else shape[:1]
 
 
-def undo_rotary_permutation(weight: npt.NDArray[np.float32], heads: int) -> npt.NDArray[np.float32]:
+def undo_rotary_permutation(weight: npt.NDArray[_Number], heads: int) -> npt.NDArray[_Number]:
     """Rows of Q or K from llama.cpp's order (pairs together) to transformers' (halves together).
 
     Inverse of `LlamaModel.permute` in llama.cpp's `convert_hf_to_gguf.py`.
@@ -197,11 +199,18 @@ def _tensor(
             f"GGUF quantization {info.type.name} cannot be dequantized here"
         ) from error
     values = values.reshape(info.shape).astype(np.float32, copy=False)
+    return round_to_bfloat16(in_order(values, name, config))
+
+
+def in_order(
+    rows: npt.NDArray[_Number], name: str, config: Mapping[str, Any]
+) -> npt.NDArray[_Number]:
+    """Rows of the weight `name`, or of what belongs to them, in transformers' order."""
     if ".q_proj." in name:
-        values = undo_rotary_permutation(values, config["num_attention_heads"])
-    elif ".k_proj." in name:
-        values = undo_rotary_permutation(values, config["num_key_value_heads"])
-    return round_to_bfloat16(values)
+        return undo_rotary_permutation(rows, config["num_attention_heads"])
+    if ".k_proj." in name:
+        return undo_rotary_permutation(rows, config["num_key_value_heads"])
+    return rows
 
 
 def _shards(header: GgufHeader) -> Iterator[list[TensorInfo]]:
@@ -236,7 +245,7 @@ def _write_weights(
             file = "model.safetensors"
         tensors = {}
         for info in shard:
-            name = _hugging_face_name(info.name, config["num_hidden_layers"])
+            name = hugging_face_name(info.name, config["num_hidden_layers"])
             tensors[name] = _tensor(data, info, name, config)
             weight_map[name] = file
             done += tensors[name].nbytes

