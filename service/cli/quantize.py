@@ -49,17 +49,18 @@ _DOING = {"weights": "read weights", "quantize": "round and pack", "verify": "lo
 def quantize(place: CatalogPlace, model: str, quantization: str, *, force: bool) -> None:
     """Write a variant of MODEL to disk, packed as the torch engine computes with it.
 
+    MODEL is an id of the catalogue, or id:variant where several variants have that quantization.
     From then on its loads read that file instead of the plain weights: they take a fraction of the
     time, and of the memory no more than the packed weights. Files are checked by SHA-256.
     """
     try:
-        entry, _ = place.catalog().find(model)
-        variant = _variant(entry.spec, quantization)
+        entry, named = place.catalog().find(model)
+        variant = _variant(entry.spec, quantization, named)
         resolved = locate(entry, variant, place.models_dir)
         assert resolved.packed_path is not None
         target = Path(resolved.packed_path)
         if force or not _whole(resolved, target):
-            with staging(place.models_dir, f"{model}-{variant}", doing="quantized") as work:
+            with staging(place.models_dir, f"{entry.spec.id}-{variant}", doing="quantized") as work:
                 try:
                     _quantize(resolved, work / "packed", place.models_dir.parent)
                     target.parent.mkdir(parents=True, exist_ok=True)
@@ -75,9 +76,11 @@ def quantize(place: CatalogPlace, model: str, quantization: str, *, force: bool)
     click.echo(f"{resolved.id}: {human_bytes(size)} in {target.resolve()}")
 
 
-def _variant(spec: ModelSpec, quantization: str) -> str:
+def _variant(spec: ModelSpec, quantization: str, named: str | None) -> str:
+    """The variant that is named, else the first, of a quantization on the torch engine."""
     for name, variant in spec.variants.items():
-        if variant.quantization == quantization and (variant.engine or spec.engine) == "torch":
+        served = (variant.quantization, variant.engine or spec.engine) == (quantization, "torch")
+        if served and named in (None, name):
             return name
     raise click.ClickException(
         f"{spec.id} has no variant of {quantization} on the torch engine; add to its catalogue "

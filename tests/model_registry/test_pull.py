@@ -7,13 +7,14 @@ import json
 import threading
 import zipfile
 
+import msgspec
 import pytest
 from huggingface_hub import constants
 from tokenizers import Tokenizer
 
 from model_registry.errors import CorruptFile, NotPulled, PullFailed, UnsupportedArchitecture
 from model_registry.sources import gguf_convert, locate
-from model_registry.sources.lock import LOCK_NAME, read_lock
+from model_registry.sources.lock import LOCK_NAME, read_lock, write_lock
 from model_registry.sources.pull import pull
 from model_registry.sources.staging import STAGING_NAME
 
@@ -166,6 +167,21 @@ def test_whole_model_is_not_pulled_again(tmp_path, models_dir, make_entry, write
     gguf.unlink()
 
     assert pull(entry, models_dir) == folder
+
+
+def test_the_gguf_file_is_kept_beside_the_weights(tmp_path, models_dir, make_entry, write_gguf):
+    """Its blocks can be computed with; a model that was pulled without it is pulled again."""
+    gguf = write_gguf(tmp_path / "tiny.gguf")
+    folder = pull(make_entry(GGUF), models_dir)
+    lock = read_lock(folder / LOCK_NAME)
+    assert lock.files["source.gguf"].sha256 == sha256(gguf)
+
+    files = {name: file for name, file in lock.files.items() if name != "source.gguf"}
+    write_lock(folder / LOCK_NAME, msgspec.structs.replace(lock, files=files))
+    (folder / "source.gguf").unlink()
+    pull(make_entry(GGUF), models_dir)
+
+    assert sha256(folder / "source.gguf") == sha256(gguf)
 
 
 def test_damaged_model_is_pulled_again(tmp_path, models_dir, make_entry, write_gguf):

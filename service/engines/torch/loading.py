@@ -157,6 +157,11 @@ def check(resolved: ResolvedModel) -> None:
             f"{resolved.id}: the torch engine has no {resolved.quantization} kernels; "
             f"use {resolved.spec.id}"
         )
+    if resolved.quantization == "gguf" and resolved.adapter_path is not None:
+        raise ModelNotReady(
+            f"{resolved.id}: an adapter changes the weights, and a GGUF file's blocks stay as they "
+            "are; give the variant quantization int4 or int8"
+        )
     if resolved.quantization == "gguf" and not (Path(resolved.path) / GGUF_NAME).is_file():
         raise ModelNotReady(
             f"{resolved.id}: {resolved.path} holds no GGUF file; pull the model from one: "

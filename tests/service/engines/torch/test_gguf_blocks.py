@@ -135,6 +135,18 @@ def test_a_model_without_its_gguf_file_names_the_pull(tiny_folder):
         logits(tiny_folder("llama"), "gguf")
 
 
+def test_blocks_and_an_adapter_exclude_each_other(with_gguf):
+    """Blocks would replace what an adapter was merged into: refused, not left out in silence."""
+    resolved = tiny_models.quantized("llama", with_gguf("Q4_1", "Q8_0"), "gguf")
+
+    with pytest.raises(ModelNotReady, match="an adapter changes the weights"):
+        load(
+            msgspec.structs.replace(resolved, adapter_path="somewhere"),
+            slots=1,
+            progress=lambda _: None,
+        )
+
+
 def test_a_file_of_another_model_is_refused(with_gguf):
     """Blocks never replace weights of another shape."""
     folder = with_gguf("Q8_0", "Q8_0")

@@ -1,11 +1,14 @@
 """Matrices with a scale and a minimum for every 32 inputs: rounding, packing, products, lookups."""
 
+import hashlib
+
 import numpy as np
 import one_pass
 import pytest
 import torch
 from numba import njit
 
+from model_registry.sources.packed import PACKED_FORMAT
 from service.engines.torch.compiled import quantized_tiles, tiles
 from service.engines.torch.compiled.ops.linear import embed, linear
 from service.engines.torch.compiled.packing import Packed, pack
@@ -167,3 +170,28 @@ def test_embeddings_of_a_4_bit_program_have_8():
 
     assert program.embeddings is Kind.INT8
     assert by_output(torch.tensor([[1.0, -1.0]])).codes.tolist() == [[255, 1]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (Kind.INT8, "5fe511dab09caf44"),
+        (Kind.GROUPED4, "10d6e1d918c7d6f6"),
+        (Kind.GROUPED8, "e8aba89bcbfb7a39"),
+    ],
+)
+def test_a_change_of_layout_raises_the_format_of_files(kind, expected):
+    """Packed weights on disk are these bytes: who changes them raises PACKED_FORMAT too."""
+    program = Program(Kind.FLOAT32, matrices=Kind.INT8, max_tokens=1, threads=1)
+    whole = torch.arange(80 * 64).view(80, 64) * 37 % 251
+    weight = (whole - 125).float() / 64
+    if kind is not Kind.INT8:
+        bits = 4 if kind is Kind.GROUPED4 else 8
+        scales = (whole[:, :2] + 1).half()
+        groups = Groups((whole % 2**bits).to(torch.uint8), scales, -scales, bits)
+        attach(weight, lambda: groups)
+    pack(program, [weight])
+    (matrix,) = program.packed
+
+    digest = hashlib.sha256(matrix.stream.numpy().tobytes()).hexdigest()
+    assert (PACKED_FORMAT, digest[:16]) == (1, expected)
