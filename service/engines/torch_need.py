@@ -25,7 +25,10 @@ MESSAGE_TOKENS: Final = 8
 """What a chat template puts around each message."""
 
 FIRST_TOKENS: Final = 64
-KEY_TOKENS: Final = 16
+"""Least room that a buffer of keys and values has beyond what it must hold."""
+
+KEY_TOKENS: Final = 64
+"""A compiled program's buffers have room for a multiple of these."""
 
 
 class TorchNeed:
