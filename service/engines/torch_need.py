@@ -12,8 +12,16 @@ from service.core.chat import ChatPrompt, ChatRequest, Prompt, TextPrompt, Token
 from service.core.errors import ModelNotReady
 from service.core.ports import ModelNeed
 
-WEIGHT_BYTES: Final[dict[Quantization, float]] = {"int8": 1.07, "int4": 0.75, "fp8": 1.07}
-"""Bytes of one quantized parameter, its share of scales and of what stays in 16 bits included."""
+WEIGHT_BYTES: Final[dict[Quantization, float]] = {
+    "int8": 1.07,
+    "int4": 0.75,
+    "fp8": 1.07,
+    "gguf": 1.15,
+}
+"""Bytes of one quantized parameter, its share of scales and of what stays in 16 bits included.
+
+Of GGUF that of a file whose blocks have 8 bits, which is the most; the first load measures it.
+"""
 
 PASS_TOKENS: Final = 512
 """Tokens that a compiled program's workspace is made for."""
