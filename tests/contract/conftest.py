@@ -15,6 +15,7 @@ import httpx
 import msgspec
 import pytest
 import tiny_text
+import vllm_here
 
 from model_registry.spec import ModelSpec, Remote, ResolvedModel
 from service.core.chat import ChatPrompt, ChatRequest, Message, Prompt, Sampling
@@ -116,6 +117,20 @@ class Desk:
         return self.slots_used() == 0
 
 
+class VllmDesk(Desk):
+    """Asks a vLLM, and what that says it is doing."""
+
+    remote = True
+
+    def slots_used(self) -> int | None:
+        """As vLLM counts those that wait and run."""
+        transport = httpx.HTTPTransport(uds=str(self.engine.socket))
+        with httpx.Client(transport=transport) as client:
+            told = client.get("http://vllm/metrics").text
+        waiting_and_running = r"(?m)^vllm:num_requests_(?:running|waiting)\{.*\} (\S+)$"
+        return round(sum(map(float, re.findall(waiting_and_running, told))))
+
+
 class RemoteDesk(Desk):
     """Asks another Triptych, and what that holds."""
 
@@ -157,6 +172,22 @@ def _torch(name: str) -> Callable[[Path], ResolvedModel]:
 
     return resolve
 
+
+def _vllm(name: str, **changes: object) -> Callable[[Path], ResolvedModel]:
+    def resolve(folder: Path) -> ResolvedModel:
+        path = str(tiny_text.write_model(name, folder, **changes))
+        spec = _spec(f"tiny-{name.replace('_', '-')}", engine="vllm")
+        return ResolvedModel(spec=spec, variant=None, path=path, weights_sha256=None)
+
+    return resolve
+
+
+VLLM_ENGINES: dict[str, Callable[[Path], ResolvedModel]] = {
+    "vllm transformer": _vllm("llama", head_dim=32),  # its kernel for the CPU begins at 32
+    "vllm ssm": _vllm("mamba2"),
+    "vllm hybrid": _vllm("falcon_h1", head_dim=32),
+}
+"""The same for vLLM, each a server of its own."""
 
 ENGINES: dict[str, Callable[[Path], ResolvedModel]] = {
     "echo": _echo,
@@ -217,10 +248,23 @@ def far_side(tmp_path_factory) -> Iterator[str]:
         process.stdout.close()
 
 
-@pytest.fixture(scope="session", params=[*ENGINES, "another Triptych"])
+@pytest.fixture(
+    scope="session",
+    params=[
+        *ENGINES,
+        "another Triptych",
+        *(pytest.param(kind, marks=vllm_here.MARKS) for kind in VLLM_ENGINES),
+    ],
+)
 def desk(request, tmp_path_factory, run, torch_host) -> Iterator[Desk]:
     """A started engine of each kind."""
-    vllm = VllmOptions(data_dir=tmp_path_factory.mktemp("vllm"))
+    vllm = VllmOptions(
+        data_dir=tmp_path_factory.mktemp("vllm"),
+        python=vllm_here.PYTHON or "",
+        compile=False,
+        kv_cache_bytes=1 << 26,
+        slots=8,
+    )
     if request.param == "another Triptych":
         remote = Remote(base_url=request.getfixturevalue("far_side") + "/v1", model="echo")
         spec = _spec("far", engine="openai", remote=remote)
@@ -233,8 +277,10 @@ def desk(request, tmp_path_factory, run, torch_host) -> Iterator[Desk]:
         yield RemoteDesk(engine, run)
         run(engine.aclose())
         return
-    model = ENGINES[request.param](tmp_path_factory.mktemp("model"))
+    kinds = ENGINES | VLLM_ENGINES
+    model = kinds[request.param](tmp_path_factory.mktemp("model"))
     engine = open_engine(model, torch_host=torch_host, vllm=vllm)
     run(engine.start())
-    yield Desk(engine, run)
+    desk = VllmDesk if request.param in VLLM_ENGINES else Desk
+    yield desk(engine, run)
     run(engine.aclose())

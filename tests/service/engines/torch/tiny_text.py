@@ -92,8 +92,11 @@ def write(
     return folder
 
 
-def write_model(name: str, folder: Path) -> Path:
+def write_model(name: str, folder: Path, **changes: object) -> Path:
     """Write a tiny model (tiny_models) with a tokenizer: a folder that can be chatted with."""
-    tokens = byte_level().get_vocab_size()
-    tiny_models.write(name, folder, vocab_size=tokens, eos_token_id=SPECIAL.index("<|im_end|>"))
+    values = {
+        "vocab_size": byte_level().get_vocab_size(),
+        "eos_token_id": SPECIAL.index("<|im_end|>"),
+    }
+    tiny_models.write(name, folder, **(values | changes))
     return write(folder)
