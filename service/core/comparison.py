@@ -88,6 +88,7 @@ def caveats(
     """
     answered = [record for record in records if record is not None and record.status == "ok"]
     kernels = {record.build.kernel_path for record in answered if record.build is not None}
+    sources = {record.build.state_source for record in answered if record.build is not None}
     found = {
         "one pair of answers shows no distribution": True,
         "the arms ran at the same time and slowed each other down": mode == "concurrent",
@@ -96,5 +97,6 @@ def caveats(
         "an arm's model is unverified": any(record.verified is False for record in answered),
         "the arms answered with different texts": len(set(texts)) > 1,
         "the arms ran on different kernels": len(kernels) > 1,
+        "the state bytes of an arm were computed, not measured": "computed" in sources,
     }
     return tuple(caveat for caveat, holds in found.items() if holds)

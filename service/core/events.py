@@ -5,10 +5,11 @@ from typing import Literal
 from msgspec import Struct
 
 FinishReason = Literal["stop", "length"]
+StateSource = Literal["measured", "computed"]
 
 
 class StateBytes(Struct, frozen=True, kw_only=True):
-    """Bytes of one request's state, read off the cache tensors; None where unknown."""
+    """Bytes of one request's state, by `ModelBuild.state_source`; None where unknown."""
 
     attention_kv_bytes: int | None = None
     """Keys and values of full-attention layers at the final length."""
@@ -36,6 +37,9 @@ class ModelBuild(Struct, frozen=True, kw_only=True):
     device: str
     kernel_path: str
     """Which kernels ran, e.g. `transformers-eager`."""
+    state_source: StateSource | None = None
+    """Whether state bytes are `measured`, read off live tensors, or `computed` by formulas, because
+    another process holds them; None where unknown."""
 
 
 class ModelMemory(Struct, frozen=True, kw_only=True):

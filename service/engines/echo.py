@@ -91,6 +91,7 @@ class EchoEngine:
             engine_version="1",
             device="cpu",
             kernel_path="none",
+            state_source="measured",
         )
 
     def __repr__(self) -> str:

@@ -84,11 +84,7 @@ def body(
         **dialect.always,
     }
     if isinstance(prompt, ChatPrompt):
-        wanted["messages"] = [
-            {"role": each.role, "content": each.content}
-            | ({"name": each.name} if each.name else {})
-            for each in prompt.messages
-        ]
+        wanted["messages"] = spoken(prompt)
         if prompt.continue_final_message:
             if dialect.continuation is None:
                 raise _unsupported("continue_final_message", dialect)
@@ -108,6 +104,14 @@ def body(
     if sampling.logprobs is not None:
         wanted["logprobs"] = sampling.logprobs
     return wanted
+
+
+def spoken(prompt: ChatPrompt) -> list[dict[str, str]]:
+    """The turns of a conversation; a name that is not given is left out, since null is refused."""
+    return [
+        {"role": each.role, "content": each.content} | ({"name": each.name} if each.name else {})
+        for each in prompt.messages
+    ]
 
 
 def _sampling(sampling: Sampling, dialect: Dialect) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from service.core.errors import EngineFailed, ModelNotReady, TriptychError, Unsu
 from service.core.events import EngineEvent, ModelBuild, ModelMemory, StateBytes
 from service.core.ports import TokenizerInfo
 from service.engines.openai_answer import UNKNOWN_VERSION, ArrivingAnswer
-from service.engines.openai_dialects import DIALECTS, Dialect, DialectName, body
+from service.engines.openai_dialects import DIALECTS, Dialect, DialectName, body, spoken
 from service.engines.openai_failures import of_status
 from service.engines.reachability import CONNECTION_ERRORS, Reachability, describe
 from service.engines.sse_data import SseData
@@ -199,10 +199,10 @@ class OpenAiEngine:
             case TokenPrompt(token_ids=token_ids):
                 return token_ids
             case TextPrompt(text=text):
-                asked: dict[str, Any] = {"prompt": text}
-            case ChatPrompt(messages=messages):
-                asked = {"messages": messages}
-        told = await self._ask("/tokenize", asked | {"add_special_tokens": add_special_tokens})
+                asked: dict[str, Any] = {"prompt": text, "add_special_tokens": add_special_tokens}
+            case ChatPrompt() as chat:  # its template writes the special tokens
+                asked = {"messages": spoken(chat)}
+        told = await self._ask("/tokenize", asked)
         return tuple(told["tokens"])
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:

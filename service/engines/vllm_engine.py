@@ -12,13 +12,20 @@ from pathlib import Path
 from typing import Final
 
 from model_registry.spec import ResolvedModel
-from service.core.chat import ChatPrompt, ChatRequest, Prompt
+from service.core.chat import ChatPrompt, ChatRequest, Prompt, TextPrompt, TokenPrompt
 from service.core.errors import EngineFailed, InvalidRequest, ModelNotReady
 from service.core.events import EngineEvent, ModelMemory
 from service.core.ports import LoadProgress, TokenizerInfo
+from service.engines.limits import answer_limit
 from service.engines.openai_http import OpenAiEngine, OpenAiServer
 from service.engines.supervision import Backoff, socket_path
-from service.engines.vllm_command import VllmOptions, command, environment, served_name
+from service.engines.vllm_command import (
+    VllmOptions,
+    command,
+    context_tokens,
+    environment,
+    served_name,
+)
 from service.engines.vllm_plan import VllmPlan, make_plan
 from service.engines.vllm_process import VllmProcess
 
@@ -27,6 +34,9 @@ FATAL_STARTS: Final = 3
 
 NOTICE_S: Final = 2.0
 """How long a request that lost its server waits to learn why."""
+
+TEMPLATE_TOKENS: Final = 128
+"""More than a chat template writes around a message, or before all of them."""
 
 log = logging.getLogger(__name__)
 
@@ -203,6 +213,7 @@ class VllmEngine:
             )
         self._running += 1
         try:
+            await self._check_fit(client, request)
             async with aclosing(client.generate(request)) as events:
                 async for event in events:
                     yield event
@@ -214,6 +225,23 @@ class VllmEngine:
             raise self._failed() or error from error
         finally:
             self._running -= 1
+
+    async def _check_fit(self, client: OpenAiEngine, request: ChatRequest) -> None:
+        """Raise ContextOverflow for a named length that has no room, which vLLM would cut.
+
+        Tokens are asked for only where they matter: there are no more of them than bytes.
+        """
+        max_tokens = request.sampling.max_tokens
+        context = context_tokens(self.model, self._options)
+        if max_tokens is None or _most_tokens(request.prompt) + max_tokens <= context:
+            return
+        prompt_ids = await client.tokenize(request.prompt, add_special_tokens=True)
+        answer_limit(
+            context_tokens=context,
+            prompt_tokens=len(prompt_ids),
+            max_tokens=max_tokens,
+            default_tokens=None,
+        )
 
     def _ready(self) -> OpenAiEngine:
         if self._client is None:
@@ -256,6 +284,19 @@ class VllmEngine:
             slots_total=self._options.slots,
             slots_used=self._running,
         )
+
+
+def _most_tokens(prompt: Prompt) -> int:
+    """A bound of a prompt's tokens, with room for what a template writes."""
+    match prompt:
+        case TokenPrompt(token_ids=token_ids):
+            return len(token_ids)
+        case TextPrompt(text=text):
+            return len(text.encode()) + TEMPLATE_TOKENS
+        case ChatPrompt(messages=messages):
+            return sum(len(each.content.encode()) + TEMPLATE_TOKENS for each in messages) + (
+                TEMPLATE_TOKENS
+            )
 
 
 def file_stem(model_id: str) -> str:

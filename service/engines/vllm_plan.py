@@ -97,4 +97,5 @@ def _build(model: ResolvedModel, install: VllmInstall, options: VllmOptions) -> 
         engine_version=install.versions,
         device=install.device,
         kernel_path=f"vllm-{install.device}-{'compiled' if options.compile else 'eager'}",
+        state_source="computed",
     )

@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 #: Newest alembic revision; a test holds it to `migrations/versions`.
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
 
 metadata = MetaData()
 
@@ -38,6 +38,7 @@ model_build = Table(
     Column("engine_version", Text),
     Column("device", Text),
     Column("kernel_path", Text),
+    Column("state_source", Text),
     UniqueConstraint("content_sha256", name="uq_model_build_content_sha256"),
 )
 

@@ -65,6 +65,8 @@ class Desk:
 
     remote = False
     """Whether another server answers, which does not tell everything."""
+    drops_unfinished = False
+    """Whether bytes that begin a character are dropped where the answer ends in them."""
 
     def __init__(self, engine: Engine, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self.engine = engine
@@ -121,14 +123,16 @@ class VllmDesk(Desk):
     """Asks a vLLM, and what that says it is doing."""
 
     remote = True
+    drops_unfinished = True
 
     def slots_used(self) -> int | None:
-        """As vLLM counts those that wait and run."""
+        """As the engine and vLLM itself count, whose number is a moment late."""
         transport = httpx.HTTPTransport(uds=str(self.engine.socket))
         with httpx.Client(transport=transport) as client:
             told = client.get("http://vllm/metrics").text
         waiting_and_running = r"(?m)^vllm:num_requests_(?:running|waiting)\{.*\} (\S+)$"
-        return round(sum(map(float, re.findall(waiting_and_running, told))))
+        in_vllm = round(sum(map(float, re.findall(waiting_and_running, told))))
+        return max(in_vllm, self.engine.memory().slots_used or 0)
 
 
 class RemoteDesk(Desk):

@@ -50,7 +50,11 @@ def test_the_text_is_that_of_the_tokens(desk):
     answer = desk.ask(TEXT, temperature=0.0, max_tokens=30, logit_bias={4: -100.0, 2: -100.0})
     visible = [token for token in answer.token_ids if token > 4]
 
-    assert answer.text == desk.run(desk.engine.detokenize(visible))
+    text = desk.run(desk.engine.detokenize(visible))
+    if desk.drops_unfinished:
+        text = text.rstrip("\N{REPLACEMENT CHARACTER}")
+
+    assert answer.text == text
 
 
 @pytest.mark.parametrize("limit", [1, 9])

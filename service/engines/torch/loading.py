@@ -204,6 +204,7 @@ def _build(resolved: ResolvedModel, kernel_path: str) -> ModelBuild:
         engine_version=ENGINE_VERSION,
         device=device_name(),
         kernel_path=kernel_path,
+        state_source="measured",
     )
 
 
