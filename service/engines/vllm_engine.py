@@ -15,7 +15,7 @@ from model_registry.spec import ResolvedModel
 from service.core.chat import ChatPrompt, ChatRequest, Prompt, TextPrompt, TokenPrompt
 from service.core.errors import EngineFailed, InvalidRequest, ModelNotReady
 from service.core.events import EngineEvent, ModelMemory
-from service.core.ports import LoadProgress, TokenizerInfo
+from service.core.ports import LoadProgress, ModelNeed, TokenizerInfo
 from service.engines.limits import answer_limit
 from service.engines.openai_http import OpenAiEngine, OpenAiServer
 from service.engines.supervision import Backoff, socket_path
@@ -26,6 +26,7 @@ from service.engines.vllm_command import (
     environment,
     served_name,
 )
+from service.engines.vllm_need import family_bytes, need
 from service.engines.vllm_plan import VllmPlan, make_plan
 from service.engines.vllm_process import VllmProcess
 
@@ -64,6 +65,8 @@ class VllmEngine:
         self._began_s = 0.0
         self._start_s: float | None = None
         """How long the last start took."""
+        self._family_bytes: int | None = None
+        """What its processes held when it answered first; None on a GPU."""
         self._running = 0
         self.restarts = 0
 
@@ -174,6 +177,8 @@ class VllmEngine:
         except BaseException:
             await client.aclose()
             raise
+        if plan.install.device == "cpu" and process.pid is not None:
+            self._family_bytes = await asyncio.to_thread(family_bytes, process.pid)
         self._client, self._failure, self._progress = client, None, None
         self._start_s = time.monotonic() - self._began_s
         log.info("vLLM %s runs for %s: %s", self.pid, self.model.id, plan.build.engine_version)
@@ -273,8 +278,19 @@ class VllmEngine:
         )
         return codec.info
 
+    def need(self) -> ModelNeed:
+        """What the model will hold, three processes among it. Raises ModelNotReady."""
+        return need(self.model, self._options)
+
+    def state_bytes(self, request: ChatRequest, *, prompt_tokens: int | None = None) -> int:  # noqa: ARG002  the same for all
+        """Nothing: blocks for all requests are reserved at the start."""
+        return 0
+
     def memory(self) -> ModelMemory:
-        """What vLLM holds: weights as predicted, and the blocks that it reserved at its start."""
+        """What vLLM holds: weights as predicted, and the blocks that it reserved at its start.
+
+        The rest of what its processes hold, Python and torch, counts as workspace.
+        """
         plan = self._plan
         if plan is None or self._client is None:
             return ModelMemory(slots_total=self._options.slots, slots_used=self._running)
@@ -283,7 +299,13 @@ class VllmEngine:
             slots_bytes=plan.slots_bytes,
             slots_total=self._options.slots,
             slots_used=self._running,
+            workspace_bytes=self._workspace_bytes(plan),
         )
+
+    def _workspace_bytes(self, plan: VllmPlan) -> int | None:
+        if self._family_bytes is None or plan.weights_bytes is None:
+            return None
+        return max(0, self._family_bytes - plan.weights_bytes - plan.slots_bytes)
 
 
 def _most_tokens(prompt: Prompt) -> int:

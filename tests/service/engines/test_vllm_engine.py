@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import tiny_adapters
 import vllm_here
 from live_service import LiveService
 
@@ -161,10 +162,26 @@ def test_state_bytes_are_those_of_vllms_blocks(service):
     assert record["state"]["attention_kv_bytes"] == pages.token_bytes * length
 
 
+def test_its_processes_count_against_the_memory_budget(service):
+    """What the model is said to hold is what its processes hold, within a twentieth."""
+    engine = hosted(service).engine
+    tree = psutil.Process(engine.pid)
+    family_bytes = sum(
+        each.memory_full_info().pss for each in (tree, *tree.children(recursive=True))
+    )
+    held = engine.memory()
+
+    assert held.weights_bytes + held.slots_bytes + held.workspace_bytes == pytest.approx(
+        family_bytes, rel=0.05
+    )
+    assert engine.need().held_bytes == pytest.approx(family_bytes, rel=0.3)
+
+
 def test_a_client_that_leaves_cancels_in_vllm(service):
     """Nothing runs on for nobody, and the row says `cancelled`."""
     with stream(service, VLLM, max_tokens=1500, ignore_eos=True) as response:
-        next(chunks(response))
+        received = chunks(response)  # kept: the stream is closed with it
+        next(received)
         service.until(lambda: metric(service, "num_requests_running") == 1)
 
     service.until(lambda: metric(service, "num_requests_running") == 0)
@@ -250,3 +267,34 @@ def test_a_start_that_fails_names_vllms_own_error(tmp_path):
     assert refused.status_code == 503
     assert re.search(r"ended with status \d+: .*block", refused.json()["error"]["message"])
     assert Path(tmp_path / "logs").is_dir()
+
+
+TUNED = """
+id = "tuned"
+family = "transformer"
+licence = "CC-BY-SA-4.0"
+context_tokens = 2048
+dtype = "float32"
+sources = [{{ kind = "folder", path = "{base}" }}]
+variants.torch.adapter = "{adapter}"
+variants.vllm = {{ engine = "vllm", adapter = "{adapter}" }}
+"""
+
+
+def test_an_adapter_answers_as_on_the_torch_engine(tmp_path):
+    """The same greedy tokens, which are not the base model's."""
+    base = (FOLDER.parent / "transformer").resolve()
+    tiny_adapters.write("llama", base, tmp_path / "adapter", lora_alpha=64)
+    (tmp_path / "tuned.toml").write_text(TUNED.format(base=base, adapter=tmp_path / "adapter"))
+    settings = VllmSettings(python=vllm_here.PYTHON, compile=False, kv_cache_bytes=HELD_BYTES)
+    live = LiveService(tmp_path / "data", more_models=(str(tmp_path),), vllm=settings).start()
+    live.client.timeout = 600
+    try:
+        base, ours, theirs = (
+            text_of(live, model, temperature=0, max_tokens=12)
+            for model in ("tuned", "tuned:torch", "tuned:vllm")
+        )
+    finally:
+        live.stop()
+
+    assert theirs == ours != base
