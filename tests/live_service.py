@@ -47,7 +47,9 @@ ROUTES: dict[str, Any] = {
 class LiveService:
     """Its address, and a way into its event loop."""
 
-    def __init__(self, folder: Path, *, more_models: tuple[str, ...] = (), **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, *, more_models: tuple[str, ...] = (), port: int = 0, **settings: Any
+    ) -> None:
         models = folder / "models-of-the-test"
         models.mkdir(parents=True)
         for name, behaviour in MODELS.items():
@@ -59,7 +61,7 @@ class LiveService:
             )
         known: dict[str, Any] = {"preload": ("echo",), "data_dir": str(folder)}
         self.settings = Settings(models=(str(models), *more_models), **(known | settings))
-        self.socket = listen("127.0.0.1", 0)
+        self.socket = listen("127.0.0.1", port)
         self.base_url = address(self.socket)
         self.application: Application | None = None
         self.client = httpx.Client(base_url=self.base_url, timeout=20)

@@ -16,6 +16,7 @@ class LazyGroup(click.Group):
         "models": "service.cli.models",
         "quantize": "service.cli.quantize",
         "serve": "service.cli.serve",
+        "top": "service.cli.top",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -181,5 +181,8 @@ class RequestObserver(Protocol):
     def started(self, record: RequestRecord) -> None:
         """A request was accepted."""
 
+    def generated(self, record: RequestRecord, tokens: int) -> None:
+        """Its answer got so many tokens more."""
+
     def finished(self, record: RequestRecord) -> None:
         """Its final record was made."""

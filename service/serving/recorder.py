@@ -185,6 +185,8 @@ class Recording:
         elif delta.token_ids and self._completion_tokens is not None:
             self._tokens.append((delta.at_ns, len(delta.token_ids)))
             self._completion_tokens += len(delta.token_ids)
+            for observer in self._recorder.observers:
+                observer.generated(self.record, len(delta.token_ids))
 
     def _take_text(self, text: str) -> None:
         self._completion_bytes += len(text.encode())

@@ -39,7 +39,7 @@ _TIMES = {
 _COUNTS = {
     "prompt_tokens": ("prompt_tokens", "Prompt tokens of finished requests."),
     "cached_tokens": ("prompt_tokens_cached", "Of these, tokens whose state was reused."),
-    "completion_tokens": ("generation_tokens", "Tokens generated, also by cut-off requests."),
+    "completion_tokens": ("generation_tokens", "Tokens generated, counted as they come."),
     "completion_bytes": ("generation_bytes", "UTF-8 bytes of the text generated."),
 }
 
@@ -73,22 +73,29 @@ class PrometheusMetrics:
         self._state = self._histogram(
             "request_state_bytes", "State of one request at its end.", _STATE_BYTES, "model", "kind"
         )
+        self._generated: dict[str, int] = {}
+        """Tokens of running requests that were counted already."""
         self._registry.register(_Snapshot(models, writer, processes, memory))
 
     def started(self, record: RequestRecord) -> None:  # noqa: ARG002 - the model is not known yet
         """Count a request in."""
         self._in_flight.inc()
 
+    def generated(self, record: RequestRecord, tokens: int) -> None:
+        """Count tokens as they come: a long answer's are not held back until its end."""
+        before = self._generated.get(record.request_id, 0)
+        self._generated[record.request_id] = before + tokens
+        self._counts["completion_tokens"].labels(_model_of(record)).inc(tokens)
+
     def finished(self, record: RequestRecord) -> None:
         """Count a request out; times and state only if it was answered whole."""
-        # Never the name that the client asked for: anybody could fill the registry with it.
-        model = record.model or ""
-        if record.variant:
-            model += f":{record.variant}"
+        model = _model_of(record)
         self._in_flight.dec()
         self._requests.labels(model, record.status).inc()
+        counted = {"completion_tokens": self._generated.pop(record.request_id, 0)}
         for field, counter in self._counts.items():
-            counter.labels(model).inc(getattr(record, field) or 0)
+            rest = (getattr(record, field) or 0) - counted.get(field, 0)
+            counter.labels(model).inc(max(0, rest))
         if record.status == "ok":
             self._observe(model, record, derive(record))
 
@@ -112,6 +119,12 @@ class PrometheusMetrics:
         self, name: str, text: str, buckets: tuple[float, ...], *labels: str
     ) -> Histogram:
         return Histogram(f"triptych_{name}", text, labels, buckets=buckets, registry=self._registry)
+
+
+def _model_of(record: RequestRecord) -> str:
+    """Who answers; never the name that the client asked for: anybody could fill the registry."""
+    model = record.model or ""
+    return f"{model}:{record.variant}" if record.variant else model
 
 
 class _Snapshot(Collector):

@@ -36,6 +36,9 @@ class Observer:
     def started(self, record):
         self.seen.append(("started", record.status))
 
+    def generated(self, record, tokens):
+        self.seen.append(("generated", tokens))
+
     def finished(self, record):
         self.seen.append(("finished", record.status))
 
@@ -143,9 +146,10 @@ def test_observers_hear_of_the_beginning_and_of_one_end(sink):
     """Gauges rise and fall with the record."""
     observer = Observer()
     recording = recording_of(sink, observers=[observer])
+    recording.observe(delta("a", 130, 1, 2))
     recording.observe(FINISHED)
     recording.finish("cancelled")
-    assert observer.seen == [("started", "running"), ("finished", "ok")]
+    assert observer.seen == [("started", "running"), ("generated", 2), ("finished", "ok")]
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,20 @@ def samples(page: PrometheusMetrics) -> dict[tuple[str, ...], float]:
     }
 
 
+def test_tokens_are_counted_as_they_come_and_once(make_record: MakeRecord) -> None:
+    """What came before the end is not counted again at the end; what was not told is."""
+    page = metrics()
+    running = make_record("r", phase="accepted", status="running", completion_tokens=None)
+    page.started(running)
+    page.generated(running, 3)
+    page.generated(running, 4)
+    assert samples(page)["triptych_generation_tokens_total", "m"] == 7
+
+    page.finished(make_record("r", completion_tokens=10))
+    page.finished(make_record("other", completion_tokens=5))
+    assert samples(page)["triptych_generation_tokens_total", "m"] == 15
+
+
 def test_a_request_is_in_flight_until_it_finishes(make_record: MakeRecord) -> None:
     """Started counts in, finished counts out and adds one request of its status."""
     page = metrics()
