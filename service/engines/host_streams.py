@@ -86,13 +86,15 @@ class Streams:
         Args:
             reason: How it died.
             retry_after_s: Seconds until it is started again.
-            last_step: Requests of the step that it was in. Empty, if it was in none: then those
-                that had not begun are suspects. None, if the death was not a request's doing.
+            last_step: Requests of the step that it was in. If none of them is left, it was between
+                steps, and those that had not begun are suspects. None, if the death was not a
+                request's doing.
         """
         self._answered.clear()
+        in_step = self._streams.keys() & set(last_step or ())
         for request_id, stream in self._streams.items():
             suspect = last_step is not None and (
-                request_id in last_step or (not last_step and not stream.started)
+                request_id in in_step if in_step else not stream.started
             )
             error = EngineDied(reason, retry_after_s=retry_after_s, suspect=suspect)
             stream.arrived.put_nowait(error)

@@ -16,6 +16,7 @@ def test_the_third_try_is_refused_and_others_are_answered(serve_tiny):
 
     def kill_while_it_runs():
         """SIGKILL in the middle of its answer, as a bug in a kernel would."""
+        live.until(lambda: not host._process.last_step())  # the one before has ended
         with ThreadPoolExecutor() as pool:
             asked = pool.submit(live.chat, "boom", model="tiny", ignore_eos=True, max_tokens=200)
             # In its own step, neither before its prefill nor after its last token.

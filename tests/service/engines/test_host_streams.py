@@ -46,9 +46,10 @@ def test_the_last_step_names_the_suspects():
     assert suspects(last_step=("runs",)) == ["runs"]
 
 
-def test_a_death_outside_of_steps_is_of_those_that_had_not_begun():
-    """They were being tokenized."""
-    assert suspects(last_step=()) == ["waits"]
+@pytest.mark.parametrize("last_step", [(), ("ended before",)])
+def test_a_death_outside_of_steps_is_of_those_that_had_not_begun(last_step):
+    """They were being tokenized, or were about to take their first step."""
+    assert suspects(last_step=last_step) == ["waits"]
 
 
 def test_a_death_of_something_else_suspects_nobody():
