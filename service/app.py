@@ -24,6 +24,7 @@ from service.core.sizes import human_bytes
 from service.engines import open_engine
 from service.engines.torch_host import TorchHost
 from service.engines.vllm_command import VllmOptions
+from service.engines.vllm_engine import VllmEngine
 from service.serving.chat import ChatService
 from service.serving.compare import CompareService
 from service.serving.device_memory import DeviceMemory
@@ -36,7 +37,7 @@ from service.settings import Settings
 from service.storage import open_store
 from service.storage.folder_lock import FolderLock
 from service.telemetry.available import available
-from service.telemetry.memory import ProcessMemory, ProcessProbe
+from service.telemetry.memory import ProcessMemory, ProcessProbe, children
 from service.telemetry.prometheus import PrometheusMetrics
 from service.telemetry.writer import RecordWriter
 
@@ -133,7 +134,7 @@ def create_application(settings: Settings) -> Application:
         probe=settings.probe,
         idle_ttl_s=settings.idle_ttl_s,
     )
-    processes = process_memory(torch_host)
+    processes = process_memory(torch_host, pool)
 
     async def memory() -> MemoryReport:
         # To count a process's shared pages goes through all of them.
@@ -197,12 +198,19 @@ def _budget(settings: Settings) -> _Budget:
     return budget
 
 
-def process_memory(torch_host: TorchHost) -> Callable[[], dict[str, ProcessMemory]]:
-    """Reads the memory of this process and of the engine host's present life."""
+def process_memory(torch_host: TorchHost, pool: Pool) -> Callable[[], dict[str, ProcessMemory]]:
+    """Reads the memory of this process, the engine host and each vLLM, in their present lives."""
     probes: dict[int | None, ProcessProbe] = {}
 
     def read() -> dict[str, ProcessMemory]:
-        pids = {"service": os.getpid(), "torch-host": torch_host.status.pid}
+        pids: dict[str, int | None] = {
+            "service": os.getpid(),
+            "torch-host": torch_host.status.pid,
+        }
+        for hosted in pool.models.values():
+            if isinstance(hosted.engine, VllmEngine) and hosted.engine.pid is not None:
+                family = (hosted.engine.pid, *children(hosted.engine.pid))
+                pids |= {f"vllm {hosted.id} {number}": pid for number, pid in enumerate(family)}
         for pid in probes.keys() - set(pids.values()):
             del probes[pid]
         return {

@@ -43,6 +43,14 @@ class ProcessProbe:
         return self._latest
 
 
+def children(pid: int) -> tuple[int, ...]:
+    """Processes that a process has started, and they in turn; none once it is gone."""
+    try:
+        return tuple(child.pid for child in psutil.Process(pid).children(recursive=True))
+    except psutil.NoSuchProcess:
+        return ()
+
+
 def _read(pid: int | None) -> ProcessMemory:
     try:
         process = psutil.Process(pid)
