@@ -3,66 +3,26 @@
 import asyncio
 import contextlib
 import logging
-import random
-import time
-from collections.abc import Callable, Coroutine
-from pathlib import Path
+from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Literal
 
-from msgspec import Struct
-
 from model_registry.catalog import CatalogEntry
-from model_registry.spec import ResolvedModel
 from service.core.errors import ModelNotReady, Overloaded, TriptychError
-from service.core.events import ModelMemory
-from service.core.ports import (
-    Budgeted,
-    Engine,
-    LoadProgress,
-    LoadReporting,
-    ModelNeed,
-    Pulse,
-    Pulsing,
-    Supervised,
-)
+from service.core.ports import Engine, Pulse, Pulsing, Supervised
 from service.serving.budget import Resident
-from service.serving.conformance import Conformance, probe
-from service.serving.device_memory import DeviceMemory
-from service.serving.gate import Gate
+from service.serving.hosting import Hosting
 from service.serving.lease import Queue
-from service.serving.located import Locate, LocatedModel
-from service.serving.measured import MeasuredBytes
-from service.serving.model_events import ModelChange, ModelEvents
+from service.serving.loading import Loading
+from service.serving.located import LocatedModel
+from service.serving.model_events import ModelChange
 from service.serving.status import LoadState, ModelStatus
 
 log = logging.getLogger(__name__)
 
-Opener = Callable[[ResolvedModel], Engine]
 
 #: How long routes leave a model alone that failed to load; asking for it by name always tries.
 FAILED_LOAD_REST_S = 30.0
-#: How often the progress of a load is looked at while somebody listens.
-PROGRESS_S = 0.2
-WAITS_FOR_MEMORY = LoadProgress(stage="memory")
-
-
-class Hosting(Struct, frozen=True, kw_only=True):
-    """What all hosted models share."""
-
-    locate: Locate
-    """Blocking: finds a model's files."""
-    models_dir: Path
-    opener: Opener
-    gate: Gate
-    memory: DeviceMemory
-    measured: MeasuredBytes
-    events: ModelEvents
-    max_requests: int
-    probe: bool
-    released: asyncio.Event
-    """Set whenever a place in any queue becomes free."""
-    random: Callable[[], float] = random.random
-    clock_ns: Callable[[], int] = time.monotonic_ns
 
 
 class HostedModel:
@@ -92,17 +52,13 @@ class HostedModel:
         self._loads = self._evictions = 0
         self._wanted = False
         """Whether an operator asked for the load, so that it goes on when all clients have left."""
-        self._opening: Engine | None = None
-        self._waits_for_memory = False
         self._unload: asyncio.Task[None] | None = None
         self._cut = asyncio.Event()
         """Set when requests that still run are not waited for any longer."""
         self._evicting = self._closing = self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self._predicted_bytes: int | None = None
-        self._measured_bytes: int | None = None
-        self._conformance: Conformance | None = None
+        self._loading = Loading(self, hosting, tell=partial(self._publish, "progress"))
         self.files = LocatedModel(
             entry, variant, locate=hosting.locate, models_dir=hosting.models_dir
         )
@@ -153,9 +109,9 @@ class HostedModel:
     def leave(self) -> None:
         """Let the engine go, after `enter`."""
         self._use(-1)
-        if self.users == 0 and self._waits_for_memory and not self._wanted and self._load:
+        if self.users == 0 and self._loading.waits_for_memory and not self._wanted and self._load:
             self._load.cancel()  # nobody needs it any more: let others have the room
-            self._load, self._waits_for_memory = None, False
+            self._load = None
             self._become("unloaded")
         if self.users == 0:
             self.memory.changed()
@@ -175,7 +131,7 @@ class HostedModel:
         self._wanted = self._wanted or wanted
         if self._load is None:
             if self.engine is None:
-                self._conformance = self._failure = None
+                self._failure = self._loading.conformance = None
                 self._become("loading")
             load = self._load = asyncio.create_task(self._run_load(), name=f"load {self.id}")
             load.add_done_callback(self._load_ended)
@@ -198,15 +154,12 @@ class HostedModel:
             self._become("unavailable", error)
             return self._failure
         try:
-            engine = self._opening = self._hosting.opener(model)
-            held_bytes = await self._start(engine)
+            engine, held_bytes = await self._loading.start(model)
         except TriptychError as failure:
             return self._fail(failure)
         except Exception:  # an engine's bug ends this load, not the service; it is logged whole
             log.exception("loading %s failed", self.id)
             return self._fail(ModelNotReady(f"{self.id} failed to load; see the service's log"))
-        finally:
-            self._opening = None
         self.engine = engine
         self._loads += 1
         self.last_used_ns = self._hosting.clock_ns()
@@ -215,59 +168,6 @@ class HostedModel:
             self.memory.settle(self, held_bytes)
         self._become(self._served_as)
         return engine
-
-    async def _start(self, engine: Engine) -> int | None:
-        """Have the engine started in memory of its own; what it holds, None if it is not counted.
-
-        A start that fails or is cancelled is undone.
-        """
-        async with contextlib.AsyncExitStack() as undo:
-            undo.push_async_callback(self._abandon, engine)
-            need = await self._admit(engine)
-            async with self._hosting.gate.shared():  # a load disturbs an isolated measurement
-                told = asyncio.create_task(self._tell_progress())
-                try:
-                    await engine.start()
-                finally:
-                    told.cancel()
-                held_bytes = _held_bytes(engine.memory())  # at rest
-                if self._hosting.probe:
-                    self._conformance = await probe(engine)
-            if self._conformance is not None and self._conformance.passed is False:
-                log.warning("%s is served unverified: %s", self.id, self._conformance.reason)
-            if need is not None and held_bytes is not None:
-                self._measured_bytes = held_bytes
-                await asyncio.to_thread(self._hosting.measured.put, engine.model, need, held_bytes)
-            undo.pop_all()
-        return held_bytes if need else None
-
-    async def _admit(self, engine: Engine) -> ModelNeed | None:
-        """Wait for room for what the engine will hold; None if it does not count here."""
-        if not isinstance(engine, Budgeted):
-            return None
-        need = await asyncio.to_thread(engine.need)
-        measured = self._hosting.measured.get(engine.model, need)
-        self._predicted_bytes, self._measured_bytes = need.held_bytes, measured
-        self._waits_for_memory = True
-        try:
-            await self.memory.admit(self, need.held_bytes if measured is None else measured)
-        finally:
-            self._waits_for_memory = False
-        return need
-
-    async def _tell_progress(self) -> None:
-        told = None
-        while True:
-            progress = self._progress()
-            if progress != told:
-                self._publish("progress")
-            told = progress
-            await asyncio.sleep(PROGRESS_S)
-
-    async def _abandon(self, engine: Engine) -> None:
-        with contextlib.suppress(TriptychError):  # the load's own failure is what counts
-            await engine.aclose()
-        self.memory.vacate(self)
 
     def _fail(self, failure: TriptychError) -> TriptychError:
         self._failure, self._failed_at_ns = failure, self._hosting.clock_ns()
@@ -357,7 +257,8 @@ class HostedModel:
     @property
     def verified(self) -> bool | None:
         """Whether the model passed its probe; None if it was not probed."""
-        return None if self._conformance is None else self._conformance.passed
+        found = self._loading.conformance
+        return None if found is None else found.passed
 
     def pulse(self) -> Pulse | None:
         """Whether its engine makes steps; None without an engine that knows."""
@@ -382,12 +283,7 @@ class HostedModel:
         model, _ = self.files.look()
         if model is None:
             return 0
-        with contextlib.suppress(TriptychError):
-            engine = self._hosting.opener(model)
-            if isinstance(engine, Budgeted):
-                need = engine.need()
-                return self._hosting.measured.get(model, need) or need.held_bytes
-        return 0
+        return self._loading.need_bytes(model)
 
     def pin(self, *, pinned: bool) -> None:
         """Keep it loaded whatever happens, or no longer."""
@@ -418,14 +314,14 @@ class HostedModel:
             pinned=self.pinned,
             at_ns=self._hosting.events.wall_ns(),
             reason=self._reason or self._error,
-            progress=self._progress(),
+            progress=self._loading.progress,
         )
 
     def status(self) -> ModelStatus:
         """All of it as a frozen value."""
         engine = self.engine
         trouble = engine.trouble() if isinstance(engine, Supervised) else None
-        used_ns = self.last_used_ns
+        loading, used_ns = self._loading, self.last_used_ns
         now_ns = self._hosting.clock_ns()
         return ModelStatus(
             id=self.id,
@@ -436,17 +332,17 @@ class HostedModel:
             requests_limit=self.queue.limit,
             architecture=self.files.architecture,
             verified=self.verified,
-            verification=self._conformance.reason if self._conformance else None,
+            verification=loading.conformance.reason if loading.conformance else None,
             error=trouble or self._error,
             retry_after_s=self._rest_s(),
-            progress=self._progress(),
+            progress=loading.progress,
             memory=engine.memory() if engine else None,
             load_ns=self._load_ns,
             loads=self._loads,
             evictions=self._evictions,
             pinned=self.pinned,
-            predicted_bytes=self._predicted_bytes,
-            measured_bytes=self._measured_bytes,
+            predicted_bytes=loading.predicted_bytes,
+            measured_bytes=loading.measured_bytes,
             requests_state_bytes=self.memory.state_bytes(self.id),
             last_used_s=None if used_ns is None else (now_ns - used_ns) / 1e9,
         )
@@ -458,12 +354,6 @@ class HostedModel:
     @property
     def _stands(self) -> tuple[LoadState, str | None]:
         return self._state, self._error
-
-    def _progress(self) -> LoadProgress | None:
-        if self._waits_for_memory:
-            return WAITS_FOR_MEMORY
-        opening = self._opening
-        return opening.load_progress() if isinstance(opening, LoadReporting) else None
 
     def _become(
         self, state: LoadState, error: str | None = None, *, reason: str | None = None
@@ -480,13 +370,6 @@ class HostedModel:
             return None
         rest_s = FAILED_LOAD_REST_S - (self._hosting.clock_ns() - self._failed_at_ns) / 1e9
         return rest_s if rest_s > 0 else None
-
-
-def _held_bytes(memory: ModelMemory) -> int | None:
-    """Everything that a model holds; None if its weights are not known."""
-    if memory.weights_bytes is None:
-        return None
-    return memory.weights_bytes + (memory.slots_bytes or 0) + (memory.workspace_bytes or 0)
 
 
 async def first_of(*waits: Coroutine[Any, Any, Any]) -> None:

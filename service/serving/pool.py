@@ -15,7 +15,8 @@ from service.core.chat import ChatRequest
 from service.core.errors import ConfigError, Draining, ModelNotFound, TriptychError, Unavailable
 from service.serving.device_memory import DeviceMemory
 from service.serving.gate import Gate
-from service.serving.hosted import HostedModel, Hosting, Opener
+from service.serving.hosted import HostedModel
+from service.serving.hosting import Hosting, Opener
 from service.serving.lease import Lease, Use
 from service.serving.located import Locate
 from service.serving.measured import MeasuredBytes
