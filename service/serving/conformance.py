@@ -25,6 +25,8 @@ PROMPTS = (
 )
 ANSWER_TOKENS = 12
 COPIES = 8
+#: A probe takes a second; beside other models that load, many times that.
+LIMIT_S = 120.0
 
 #: Largest gap between the two best log-probabilities that rounding may turn around. A bfloat16 has
 #: 8 significant bits: logits of 16 to 32 lie 0.125 apart, and each of two may be off by one step.
@@ -46,7 +48,7 @@ class _Probed(Struct, frozen=True):
     logprobs: tuple[TokenLogprob, ...]
 
 
-async def probe(engine: Engine, *, timeout_s: float = 20.0) -> Conformance:
+async def probe(engine: Engine, *, timeout_s: float = LIMIT_S) -> Conformance:
     """Ask a few greedy prompts alone, together, and one of them eight times at once.
 
     Copies must agree token by token. Alone and together must agree up to the first position where
