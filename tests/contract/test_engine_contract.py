@@ -123,7 +123,7 @@ def test_company_is_counted(desk):
     """Requests that shared a step say with how many others; one alone says none."""
     if desk.remote:
         pytest.skip("another server does not tell who shared its steps")
-    together = desk.ask_all(*((TEXT, {**GREEDY, "max_tokens": 40}) for _ in range(4)))
+    together = desk.ask_all(*((TEXT, {**GREEDY, "max_tokens": 180}) for _ in range(4)))
 
     assert max(answer.finished.co_scheduled for answer in together) == 3
     assert desk.ask(TEXT, **GREEDY).finished.co_scheduled == 0
