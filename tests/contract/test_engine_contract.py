@@ -123,9 +123,12 @@ def test_company_is_counted(desk):
     """Requests that shared a step say with how many others; one alone says none."""
     if desk.remote:
         pytest.skip("another server does not tell who shared its steps")
-    together = desk.ask_all(*((TEXT, {**GREEDY, "max_tokens": 180}) for _ in range(4)))
+    four = [(TEXT, {**GREEDY, "max_tokens": 180})] * 4
 
-    assert max(answer.finished.co_scheduled for answer in together) == 3
+    # On a busy machine the first may have ended before the last has come: some time all meet.
+    assert any(
+        max(answer.finished.co_scheduled for answer in desk.ask_all(*four)) == 3 for _ in range(20)
+    )
     assert desk.ask(TEXT, **GREEDY).finished.co_scheduled == 0
 
 
