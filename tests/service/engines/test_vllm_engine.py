@@ -129,7 +129,7 @@ def test_a_stop_string_cuts_the_text(service):
 
 def test_records_have_the_form_of_the_torch_engines(service):
     """Everything is known that the torch engine knows, but what another process cannot tell."""
-    fields = {"temperature": 0, "max_tokens": 16}
+    fields = {"temperature": 0, "max_tokens": 64, "ignore_eos": True}
     for model in (TORCH, VLLM):
         text_of(service, model, **fields)
     ours, theirs = (latest(service, model) for model in (TORCH, VLLM))
@@ -174,7 +174,15 @@ def test_its_processes_count_against_the_memory_budget(service):
     assert held.weights_bytes + held.slots_bytes + held.workspace_bytes == pytest.approx(
         family_bytes, rel=0.05
     )
-    assert engine.need().held_bytes == pytest.approx(family_bytes, rel=0.3)
+    listed = [
+        each["pid"]
+        for each in service.get("/v1/memory").json()["processes"]
+        if each["name"].startswith(f"vllm {VLLM} ")
+    ]
+
+    assert listed[0] == engine.pid
+    assert len(listed) >= 3  # server, engine core, worker
+    assert family_bytes / 2 < engine.need().held_bytes < family_bytes * 2  # libraries are shared
 
 
 def test_a_client_that_leaves_cancels_in_vllm(service):
