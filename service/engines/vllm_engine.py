@@ -13,7 +13,7 @@ from typing import Final
 
 from model_registry.spec import ResolvedModel
 from service.core.chat import ChatPrompt, ChatRequest, Prompt, TextPrompt, TokenPrompt
-from service.core.errors import EngineFailed, InvalidRequest, ModelNotReady
+from service.core.errors import EngineDied, EngineFailed, InvalidRequest, ModelNotReady
 from service.core.events import EngineEvent, ModelMemory
 from service.core.ports import LoadProgress, ModelNeed, TokenizerInfo
 from service.engines.limits import answer_limit
@@ -39,6 +39,9 @@ NOTICE_S: Final = 2.0
 TEMPLATE_TOKENS: Final = 128
 """More than a chat template writes around a message, or before all of them."""
 
+DEAD: Final = "EngineCore encountered an issue"
+"""What vLLM answers while its engine is dead and its server not yet."""
+
 log = logging.getLogger(__name__)
 
 
@@ -61,6 +64,7 @@ class VllmEngine:
         self._progress: LoadProgress | None = None
         self._failure: str | None = None
         self._given_up = False
+        self._closing = False
         self._restart_at_s: float | None = None
         self._began_s = 0.0
         self._start_s: float | None = None
@@ -97,6 +101,7 @@ class VllmEngine:
 
     async def aclose(self) -> None:
         """End vLLM within seconds; running requests fail."""
+        self._closing = True
         if self._supervisor is not None and not self._supervisor.done():
             self._supervisor.cancel()
             await asyncio.wait([self._supervisor])
@@ -227,7 +232,14 @@ class VllmEngine:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(NOTICE_S):
                     await lost.wait()
-            raise self._failed() or error from error
+            failed = self._failed()
+            if failed is None and DEAD not in str(error):
+                raise
+            # vLLM does not tell whose step it died in: everybody who ran is a suspect.
+            died = failed or error
+            raise EngineDied(
+                str(died), retry_after_s=died.retry_after_s, suspect=not self._closing
+            ) from error
         finally:
             self._running -= 1
 

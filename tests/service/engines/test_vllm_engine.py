@@ -217,9 +217,9 @@ def test_a_killed_vllm_comes_back(service, whom):
         victims[whom].kill()
         failure = [chunk for chunk in received if "error" in chunk]
 
-    assert failure[-1]["error"]["code"] == "engine_failed"
+    assert failure[-1]["error"]["code"] == "engine_died"
     service.until(lambda: latest(service, VLLM)["status"] == "failed")
-    assert latest(service, VLLM)["error_code"] == "engine_failed"
+    assert latest(service, VLLM)["error_code"] == "engine_died"
     service.until(lambda: hosted(service).status().error is not None)
     assert "It is being started again" in hosted(service).status().error
     assert service.chat("hello", TORCH, max_tokens=4).status_code == 200
