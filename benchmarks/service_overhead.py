@@ -13,10 +13,7 @@ import argparse
 import asyncio
 import json
 import os
-import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,6 +23,7 @@ from pathlib import Path
 import httpx
 from rich.console import Console
 from rich.table import Table
+from running_service import RunningService, running_service
 
 MODEL = """
 id = "echo"
@@ -44,6 +42,7 @@ engine = "openai"
 [remote]
 base_url = "{base_url}/v1"
 """
+START_S = 60
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -88,27 +87,14 @@ async def measure(base_url: str, pid: int, streams: int, words: int, repeats: in
 
 
 @contextmanager
-def service(model: str) -> Iterator[tuple[str, int]]:
-    """Address and process id of a service with one loaded model."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "echo.toml").write_text(MODEL + model)
-        command = [sys.executable, "-m", "service", "serve", "--port", "0", "--preload", "echo"]
-        process = subprocess.Popen(
-            [*command, "--models", folder, "--data-dir", f"{folder}/data"],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            assert process.stdout is not None
-            found = None
-            while found is None:
-                found = re.search(r"http://[\w.]+:\d+", process.stdout.readline())
-            while not httpx.get(f"{found.group()}/ready").is_success:
-                time.sleep(0.1)
-            yield found.group(), process.pid
-        finally:
-            process.terminate()
-            process.wait(30)
+def service(model: str) -> Iterator[RunningService]:
+    """A service with one loaded model."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "echo.toml").write_text(MODEL + model)
+        options = ["--models", name, "--data-dir", str(folder / "data"), "--preload", "echo"]
+        with running_service(folder, *options, start_s=START_S) as running:
+            yield running
 
 
 def main() -> None:

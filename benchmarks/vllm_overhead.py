@@ -14,8 +14,6 @@ import asyncio
 import json
 import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,6 +26,7 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 from rich.console import Console
 from rich.table import Table
+from running_service import running_service
 
 START_S = 1200
 QUESTION = "Write down the numbers from {first} to 3000 in words, one after the other."
@@ -73,33 +72,10 @@ def served(options: argparse.Namespace) -> Iterator[Served]:
         if options.models_dir:
             (folder / "data").mkdir()
             (folder / "data" / "models").symlink_to(options.models_dir.absolute())
-        command = [sys.executable, "-m", "service", "serve", "--port", "0"]
-        with (folder / "log").open("w") as log:
-            process = subprocess.Popen(
-                [*command, "--config", str(folder / "triptych.toml")],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        try:
-            assert process.stdout is not None
-            found = None
-            while found is None:
-                found = re.search(r"http://[\w.]+:\d+", process.stdout.readline())
-            _wait(found.group(), process, folder / "log")
+        config = ["--config", str(folder / "triptych.toml")]
+        with running_service(folder, *config, start_s=START_S) as service:
             (socket,) = (folder / "data" / "run").glob("vllm-*.sock")
-            yield Served(found.group(), socket, options.model)
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def _wait(address: str, process: "subprocess.Popen[str]", log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while not httpx.get(f"{address}/ready").is_success:
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit(log.read_text()[-2000:])
-        time.sleep(0.5)
+            yield Served(service.address, socket, options.model)
 
 
 async def ask(client: httpx.AsyncClient, model: str, first: int, tokens: int) -> tuple[int, float]:

@@ -26,6 +26,21 @@ class PackedLock(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     format: int = PACKED_FORMAT
     file: LockedFile
 
+    @classmethod
+    def of(cls, resolved: ResolvedModel, file: LockedFile) -> "PackedLock":
+        """The lock of a quantized variant's packed weights."""
+        assert resolved.variant is not None
+        assert resolved.weights_sha256 is not None
+        assert resolved.quantization is not None
+        return cls(
+            model=resolved.spec.id,
+            variant=resolved.variant,
+            weights_sha256=resolved.weights_sha256,
+            dtype=resolved.dtype,
+            quantization=resolved.quantization,
+            file=file,
+        )
+
     def made_of(self, resolved: ResolvedModel) -> bool:
         """Whether the packed weights are those of the variant as it is now."""
         return (self.weights_sha256, self.dtype, self.quantization, self.format) == (

@@ -106,18 +106,8 @@ def _quantize(resolved: ResolvedModel, folder: Path, data_dir: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _run(resolved, folder / PACKED_NAME, data_dir)
-    assert resolved.variant is not None
-    assert resolved.weights_sha256 is not None
-    assert resolved.quantization is not None
-    lock = PackedLock(
-        model=resolved.spec.id,
-        variant=resolved.variant,
-        weights_sha256=resolved.weights_sha256,
-        dtype=resolved.dtype,
-        quantization=resolved.quantization,
-        file=lock_files(folder, [PACKED_NAME])[PACKED_NAME],
-    )
-    write_packed_lock(folder, lock)
+    file = lock_files(folder, [PACKED_NAME])[PACKED_NAME]
+    write_packed_lock(folder, PackedLock.of(resolved, file))
 
 
 def _run(resolved: ResolvedModel, file: Path, data_dir: Path) -> None:

@@ -101,6 +101,8 @@ class OpenAiEngine:
         if self.server.model not in contexts:
             raise self._missing(contexts)
         self._context_tokens = contexts[self.server.model]
+        if self.server.dialect is not None and self._build is not None:
+            return
         name, version = await self._who()
         self.dialect = DIALECTS[self.server.dialect or name]
         self._build = self._build or ModelBuild(
@@ -147,13 +149,19 @@ class OpenAiEngine:
 
     async def _refusal(self, response: httpx.Response) -> TriptychError:
         """What a response that is no answer stands for; a model that is gone, by what is there."""
-        content = await response.aread()
+        await response.aread()
         if response.status_code == httpx.codes.NOT_FOUND:
             with contextlib.suppress(*CONNECTION_ERRORS, *_NO_LIST):
                 models = await self._models()
                 if self.server.model not in models:
                     return self._missing(models)
-        return of_status(response.status_code, response.headers, content, server=self.server.name)
+        return self._error(response)
+
+    def _error(self, response: httpx.Response) -> TriptychError:
+        """What a response stands for that was read and is no answer."""
+        return of_status(
+            response.status_code, response.headers, response.content, server=self.server.name
+        )
 
     async def _models(self) -> dict[str, int | None]:
         """The server's models, and how long their contexts are where it tells."""
@@ -240,17 +248,13 @@ class OpenAiEngine:
             raise EngineFailed(f"{self.server.name} failed: {describe(error)}") from error
         self._reachability.reached()
         if response.status_code != httpx.codes.OK:
-            raise of_status(
-                response.status_code, response.headers, response.content, server=self.server.name
-            )
+            raise self._error(response)
         return cast("dict[str, Any]", response.json())
 
     async def _get(self, url: str) -> dict[str, Any]:
         response = await self._client.get(url, timeout=ANSWER_S)
         if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-            raise of_status(
-                response.status_code, response.headers, response.content, server=self.server.name
-            )
+            raise self._error(response)
         response.raise_for_status()
         return cast("dict[str, Any]", msgspec.json.decode(response.content))
 
@@ -276,7 +280,8 @@ def _client(server: OpenAiServer) -> httpx.AsyncClient:
     if server.api_key is not None:
         headers["authorization"] = f"Bearer {server.api_key}"
     return httpx.AsyncClient(
-        # httpx's own transport takes some 80 µs more for each piece that arrives.
+        # httpx's own transport takes some 65 µs more for each piece that arrives: measured with
+        # `benchmarks/service_overhead.py --remote --itl-ms 20`.
         transport=AiohttpTransport(uds=server.uds, limits=limits),
         timeout=httpx.Timeout(None, connect=CONNECT_S),
         headers=headers,

@@ -31,15 +31,8 @@ def packed(resolved: ResolvedModel) -> ResolvedModel:
     """A variant whose weights were packed."""
     folder = Path(resolved.packed_path)
     assert quantize(resolved, folder / PACKED_NAME, lambda _: None) is None
-    lock = PackedLock(
-        model=resolved.spec.id,
-        variant=resolved.variant,
-        weights_sha256=resolved.weights_sha256,
-        dtype=resolved.dtype,
-        quantization=resolved.quantization,
-        file=lock_files(folder, [PACKED_NAME])[PACKED_NAME],
-    )
-    write_packed_lock(folder, lock)
+    file = lock_files(folder, [PACKED_NAME])[PACKED_NAME]
+    write_packed_lock(folder, PackedLock.of(resolved, file))
     return resolved
 
 
