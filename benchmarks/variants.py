@@ -38,8 +38,8 @@ from torch.nn import functional  # noqa: E402
 
 from model_registry.catalog import CatalogEntry, load_catalog  # noqa: E402
 from model_registry.sources.locate import locate  # noqa: E402
-from service.engines.torch.loading import load  # noqa: E402
-from service.engines.torch.model import SlotModel  # noqa: E402
+from service.torch_host.slot_model import SlotModel  # noqa: E402
+from service.torch_host.weights.loading import load  # noqa: E402
 
 MODELS = ("smollm2-135m-instruct", "reference-transformer", "reference-ssm", "reference-hybrid")
 STATE_TOKENS = 2048

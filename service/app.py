@@ -20,26 +20,27 @@ from service.api.application import create_api
 from service.api.services import Services
 from service.core.errors import ConfigError
 from service.core.ports import Engine, RecordStore
+from service.core.runtime import DeviceUse
 from service.core.sizes import human_bytes
 from service.engines import open_engine
-from service.engines.torch_host import TorchHost
-from service.engines.vllm_command import VllmOptions
-from service.engines.vllm_engine import VllmEngine
-from service.serving.chat import ChatService
-from service.serving.compare import CompareService
-from service.serving.device_memory import DeviceMemory
+from service.engines.torch.client import TorchHost
+from service.engines.vllm.command import VllmOptions
+from service.engines.vllm.engine import VllmEngine
 from service.serving.gate import Gate
-from service.serving.measured import MeasuredBytes
-from service.serving.memory_report import DeviceUse, MemoryReport, ProcessUse, memory_report
-from service.serving.pool import Pool
-from service.serving.recorder import Recorder
+from service.serving.memory.device_memory import DeviceMemory
+from service.serving.memory.measured import MeasuredBytes
+from service.serving.memory.report import MemoryReport, ProcessUse, memory_report
+from service.serving.models.pool import Pool
+from service.serving.requests.chat import ChatService
+from service.serving.requests.compare import CompareService
+from service.serving.requests.recorder import Recorder
 from service.settings import Settings
 from service.storage import open_store
 from service.storage.folder_lock import FolderLock
+from service.storage.writer import RecordWriter
 from service.telemetry.available import available
 from service.telemetry.memory import ProcessMemory, ProcessProbe, children
 from service.telemetry.prometheus import PrometheusMetrics
-from service.telemetry.writer import RecordWriter
 
 #: Of the memory that is free at the start, what models may hold: the rest is for the processes
 #: themselves, for what a load needs for a moment, and for others.

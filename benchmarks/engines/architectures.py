@@ -25,7 +25,7 @@ import tiny_models  # noqa: E402
 import torch  # noqa: E402
 from transformers import DynamicCache  # noqa: E402
 
-from service.engines.torch.compiled.model import CompiledModel  # noqa: E402
+from service.torch_host.compiled.model import CompiledModel  # noqa: E402
 
 WIDTHS = (
     "hidden_size",

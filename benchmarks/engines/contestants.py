@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple
 from models import folder, gguf
 
 from model_registry.footprint import predict
-from service.engines import host_process
+from service.engines.torch import process as host_process
 
 HERE: Final = Path(__file__).parent
 #: Read by OpenMP: every engine gets its own and none of the shell's.

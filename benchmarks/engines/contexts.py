@@ -22,8 +22,8 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 import torch  # noqa: E402
 
 from model_registry.spec import ModelSpec, ResolvedModel  # noqa: E402
-from service.engines.torch.loading import load  # noqa: E402
-from service.engines.torch.model import SlotModel  # noqa: E402
+from service.torch_host.slot_model import SlotModel  # noqa: E402
+from service.torch_host.weights.loading import load  # noqa: E402
 
 STEPS = 24
 

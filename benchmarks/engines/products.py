@@ -40,9 +40,9 @@ def measure(folder: Path, threads: int) -> list[dict[str, float]]:
     """Milliseconds of a pass over all matrices, by the number of rows."""
     import torch
 
-    from service.engines.torch.compiled.ops.linear import linear
-    from service.engines.torch.compiled.packing import pack
-    from service.engines.torch.compiled.program import Field, Kind, Program
+    from service.torch_host.compiled.ops.linear import linear
+    from service.torch_host.compiled.packing import pack
+    from service.torch_host.compiled.program import Field, Kind, Program
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)

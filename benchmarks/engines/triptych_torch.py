@@ -17,7 +17,7 @@ class Triptych:
     def __init__(self, options: argparse.Namespace) -> None:
         import torch
 
-        from service.engines.torch import loading
+        from service.torch_host.weights import loading
 
         variants = {}
         if options.quantization:

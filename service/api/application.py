@@ -7,12 +7,11 @@ from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.types import ControllerRouterHandler
 
-from service.api.compare_routes import create_comparison
-from service.api.description import Description
-from service.api.docs_page import docs_router, openapi_document
+from service.api.compare.routes import create_comparison
+from service.api.docs.document import Description
+from service.api.docs.page import docs_router, openapi_document
 from service.api.errors import EXCEPTION_HANDLERS
-from service.api.fields import FieldCheck
-from service.api.lifecycle_routes import (
+from service.api.models.lifecycle import (
     load_model,
     load_named,
     pin_model,
@@ -21,21 +20,22 @@ from service.api.lifecycle_routes import (
     unpin_model,
     watch_models,
 )
-from service.api.memory_routes import show_memory
-from service.api.openai_routes import create_chat_completion, create_completion
-from service.api.ops_routes import (
+from service.api.models.routes import get_model, get_owned_model, list_models
+from service.api.openai.fields import FieldCheck
+from service.api.openai.routes import create_chat_completion, create_completion
+from service.api.operations import (
     decoding,
     health,
     livez,
     prometheus_metrics,
     ready,
+    show_memory,
     show_runtime,
 )
-from service.api.records_routes import record_handlers
-from service.api.registry_routes import get_model, get_owned_model, list_models
+from service.api.records import record_handlers
 from service.api.request_id import add_request_id
 from service.api.services import Services
-from service.api.tokenizer_routes import describe_tokenizer, detokenize, tokenize
+from service.api.tokenizer import describe_tokenizer, detokenize, tokenize
 
 ROUTES: list[ControllerRouterHandler] = [
     create_chat_completion,

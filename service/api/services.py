@@ -3,12 +3,15 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from litestar.di import NamedDependency
+from litestar.params import SkipValidation
+
 from service.core.ports import RecordSink, RecordStore
-from service.serving.chat import ChatService
-from service.serving.compare import CompareService
-from service.serving.memory_report import MemoryReport
-from service.serving.pool import Pool
-from service.serving.runtime import Runtime
+from service.core.runtime import Runtime
+from service.serving.memory.report import MemoryReport
+from service.serving.models.pool import Pool
+from service.serving.requests.chat import ChatService
+from service.serving.requests.compare import CompareService
 from service.settings import Settings
 
 
@@ -29,3 +32,7 @@ class Services:
     memory: Callable[[], Awaitable[MemoryReport]]
     """Who holds how much."""
     version: str
+
+
+Deps = NamedDependency[SkipValidation[Services]]
+"""How a route asks for them."""

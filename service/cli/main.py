@@ -12,11 +12,11 @@ class LazyGroup(click.Group):
     """A group whose subcommands live in modules of their own, so that `--help` stays quick."""
 
     modules: ClassVar[dict[str, str]] = {
-        "compare": "service.cli.compare",
-        "models": "service.cli.models",
+        "compare": "service.cli.compare.command",
+        "models": "service.cli.models.command",
         "quantize": "service.cli.quantize",
         "serve": "service.cli.serve",
-        "top": "service.cli.top",
+        "top": "service.cli.top.command",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -26,11 +26,11 @@ from model_registry.sources.packed import (
 )
 from model_registry.sources.staging import publish, staging
 from model_registry.spec import ModelSpec, ResolvedModel
-from service.cli.catalog_place import CatalogPlace, catalog_options
+from service.cli.models.location import CatalogPlace, catalog_options
 from service.core.errors import ConfigError
 from service.core.sizes import human_bytes
-from service.engines.host_process import default_threads, environment
-from service.engines.torch.messages import LoadProgress
+from service.engines.torch.process import default_threads, environment
+from service.engines.torch.protocol.messages import LoadProgress
 
 _DOING = {"weights": "read weights", "quantize": "round and pack", "verify": "load and compare"}
 
@@ -112,7 +112,7 @@ def _quantize(resolved: ResolvedModel, folder: Path, data_dir: Path) -> None:
 
 def _run(resolved: ResolvedModel, file: Path, data_dir: Path) -> None:
     """Let a process write the file, and show how far it is."""
-    command = [sys.executable, "-m", "service.engines.torch.quantize", str(file)]
+    command = [sys.executable, "-m", "service.torch_host.quantize", str(file)]
     with (
         tempfile.TemporaryFile() as errors,
         subprocess.Popen(  # noqa: S603 - a list, no shell

@@ -186,3 +186,24 @@ class RequestObserver(Protocol):
 
     def finished(self, record: RequestRecord) -> None:
         """Its final record was made."""
+
+
+class WriterStats(Struct, frozen=True, kw_only=True):
+    """State and lifetime counts of a RecordWriter."""
+
+    healthy: bool
+    queued_rows: int
+    """Records submitted and not yet on disk."""
+    queued_bytes: int
+    """Memory that they hold, estimated."""
+    lag_s: float
+    """Age of the oldest of them in seconds; 0 if there is none."""
+    written_rows: int
+    write_s: float
+    """Time spent in successful writes, in seconds."""
+    failed_writes: int
+    """Attempts that failed and were repeated."""
+    refused_rows: int
+    """Records that `submit` refused because too many waited."""
+    unwritable_rows: int
+    """Records that the store rejects for what they hold: a bug, logged as one."""

@@ -6,8 +6,8 @@ from model_registry.spec import ResolvedModel
 from service.core.ports import Engine
 
 if TYPE_CHECKING:
-    from service.engines.torch_host import TorchHost
-    from service.engines.vllm_command import VllmOptions
+    from service.engines.torch.client import TorchHost
+    from service.engines.vllm.command import VllmOptions
 
 
 def open_engine(
@@ -31,14 +31,14 @@ def open_engine(
 
             return EchoEngine(model, max_answer_tokens=max_answer_tokens)
         case "torch":
-            from service.engines.torch_engine import TorchEngine
+            from service.engines.torch.engine import TorchEngine
 
             return TorchEngine(model, torch_host)
         case "openai":
-            from service.engines.openai_http import OpenAiEngine, remote_server
+            from service.engines.openai.engine import OpenAiEngine, remote_server
 
             return OpenAiEngine(model, remote_server(model), max_answer_tokens=max_answer_tokens)
         case "vllm":
-            from service.engines.vllm_engine import VllmEngine
+            from service.engines.vllm.engine import VllmEngine
 
             return VllmEngine(model, vllm)

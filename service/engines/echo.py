@@ -30,8 +30,8 @@ from service.core.events import (
     TokenLogprob,
 )
 from service.core.ports import ModelNeed, TokenizerInfo
-from service.engines.answer_text import AnswerText
 from service.engines.limits import answer_limit, check_prompt, check_sampling, check_tokens
+from service.engines.text.answer_text import AnswerText
 
 PIECE_BYTES: Final = 5
 """Longest piece of a word that one token spells."""

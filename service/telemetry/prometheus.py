@@ -16,10 +16,10 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from service.core.metrics import RequestMetrics, derive
+from service.core.model_status import LoadState, ModelStatus
+from service.core.ports import WriterStats
 from service.core.record import RequestRecord
-from service.serving.status import LoadState, ModelStatus
 from service.telemetry.memory import ProcessMemory
-from service.telemetry.writer import WriterStats
 
 #: From a fast model on a GPU to a slow one on two cores; in seconds.
 _LATENCY_S = (

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny_text
-from live_service import LiveService, serve
+from support import tiny_text
+from support.live_service import LiveService, serve
 
 from service.settings import TorchSettings
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from service.core.errors import StoreUnavailable
 from service.core.record import RequestRecord
 from service.storage import open_store
-from service.telemetry.writer import RecordWriter
+from service.storage.writer import RecordWriter
 
 
 def record(number: int) -> RequestRecord:

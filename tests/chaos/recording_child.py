@@ -10,7 +10,7 @@ import time
 
 from service.core.record import RequestRecord
 from service.storage import open_store
-from service.telemetry.writer import RecordWriter
+from service.storage.writer import RecordWriter
 
 REQUESTS_AT_ONCE = 8
 

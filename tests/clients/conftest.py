@@ -1,5 +1,5 @@
 """The whole service on echo models."""
 
-from live_service import live, serve
+from support.live_service import live, serve
 
 __all__ = ["live", "serve"]

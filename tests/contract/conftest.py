@@ -14,16 +14,15 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-import tiny_text
-import vllm_here
+from support import tiny_text, vllm_here
 
 from model_registry.spec import ModelSpec, Remote, ResolvedModel
 from service.core.chat import ChatPrompt, ChatRequest, Message, Prompt, Sampling
 from service.core.events import Delta, EngineEvent, Finished, Started
 from service.core.ports import Engine
 from service.engines import open_engine
-from service.engines.torch_host import TorchHost
-from service.engines.vllm_command import VllmOptions
+from service.engines.torch.client import TorchHost
+from service.engines.vllm.command import VllmOptions
 
 CONTEXT_TOKENS = 256
 _numbers = count()

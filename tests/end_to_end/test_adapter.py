@@ -1,8 +1,7 @@
 """A model with an adapter, served beside its base."""
 
 import httpx
-import tiny_adapters
-import tiny_text
+from support import tiny_adapters, tiny_text
 
 ENTRY = """
 id = "tiny"

@@ -17,12 +17,12 @@ from litestar.response import Stream
 from msgspec import structs
 
 from service.api.errors import EXCEPTION_HANDLERS
-from service.api.records_routes import record_handlers
+from service.api.records import record_handlers
 from service.core.events import StateBytes
 from service.core.metrics import derive
 from service.core.record import RequestRecord
 from service.storage.memory import MemoryRecordStore
-from service.telemetry.writer import RecordWriter
+from service.storage.writer import RecordWriter
 
 MODELS = (
     "good", "other", "busy", "broken", "cut", "stuck", "lying", "forgotten", "doubled", "odd",

@@ -22,11 +22,11 @@ from service.core.events import (
 )
 from service.core.ports import ModelNeed
 from service.core.record import RequestRecord
-from service.serving.chat import ChatService
-from service.serving.device_memory import DeviceMemory
 from service.serving.gate import Gate
-from service.serving.pool import Pool
-from service.serving.recorder import Recorder
+from service.serving.memory.device_memory import DeviceMemory
+from service.serving.models.pool import Pool
+from service.serving.requests.chat import ChatService
+from service.serving.requests.recorder import Recorder
 
 BUILD = ModelBuild(
     weights_sha256=None,

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.api.compare_schema import CompareBody
-from service.api.fields import REFUSED
-from service.api.openai_schema import ChatCompletionBody, CompletionBody
-from service.api.tokenizer_routes import DetokenizeBody, TokenizeBody
+from service.api.compare.schema import CompareBody
+from service.api.openai.fields import REFUSED
+from service.api.openai.schema import ChatCompletionBody, CompletionBody
+from service.api.tokenizer import DetokenizeBody, TokenizeBody
 
 JSON = st.recursive(
     st.none()

@@ -2,7 +2,7 @@
 
 import httpx
 import pytest
-from live_service import LiveService
+from support.live_service import LiveService
 
 
 @pytest.fixture

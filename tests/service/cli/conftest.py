@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from click.testing import CliRunner, Result
 
-from service.cli.models import models
+from service.cli.models.command import models
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def packed(data_dir: Path, variant: str = "int8") -> Path:
 
 def test_a_load_reads_what_was_written(data_dir, caplog):
     """The loader finds the file by the catalogue, and takes the model from it."""
-    from service.engines.torch.loading import load
+    from service.torch_host.weights.loading import load
 
     resolved = locate(load_catalog().entries[MODEL], "int8", data_dir / "models")
     with caplog.at_level("INFO"):

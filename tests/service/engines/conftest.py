@@ -1,7 +1,7 @@
 """Tiny models on disk that the torch host can load and chat with."""
 
 import pytest
-import tiny_text
+from support import tiny_text
 
 from model_registry.spec import ModelSpec, ResolvedModel
 

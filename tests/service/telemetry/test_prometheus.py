@@ -7,11 +7,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from model_registry.spec import ModelSpec
 from service.core.events import ModelMemory
+from service.core.model_status import ModelStatus
+from service.core.ports import WriterStats
 from service.core.record import RequestRecord
-from service.serving.status import ModelStatus
 from service.telemetry.memory import ProcessMemory
 from service.telemetry.prometheus import PrometheusMetrics
-from service.telemetry.writer import WriterStats
 
 MakeRecord = Callable[..., RequestRecord]
 MODEL = ModelStatus(

@@ -1,0 +1,1 @@
+"""Models: list, cards, load, unload and pin."""

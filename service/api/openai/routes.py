@@ -1,0 +1,147 @@
+"""Chat and completions as the OpenAI API has them."""
+
+import asyncio
+from typing import Annotated, Any
+
+from litestar import Request, Response, post
+from litestar.di import NamedDependency
+from litestar.openapi import ResponseSpec
+from litestar.params import JSONBody, PathParameter, SkipValidation
+from litestar.types import ASGIApp
+
+from service.api.openai.fields import FieldCheck
+from service.api.openai.request import Caller, Limits, chat_request, completion_requests
+from service.api.openai.schema import (
+    ChatCompletion,
+    ChatCompletionBody,
+    Completion,
+    CompletionBody,
+    StreamOptions,
+)
+from service.api.openai.stream import AnswerStream, ChatChunks, CompletionChunks
+from service.api.openai.whole import (
+    WholeText,
+    chat_completion,
+    collect,
+    completion,
+    served_headers,
+)
+from service.api.request_id import request_id_of
+from service.api.services import Deps, Services
+from service.api.sse import (
+    CLIENT_CLOSED_REQUEST,
+    ClientDisconnected,
+    EventStream,
+    cancelled_on_disconnect,
+)
+from service.core.chat import ChatRequest
+
+ModelInPath = Annotated[str | None, PathParameter(description="Wins over the body's `model`.")]
+Fields = NamedDependency[SkipValidation[FieldCheck]]
+HttpRequest = Request[Any, Any, Any]
+
+STREAMED = "The whole answer; with `stream: true`, `text/event-stream` with chunks of it"
+
+
+@post(
+    ["/v1/chat/completions", "/m/{model:str}/v1/chat/completions"],
+    status_code=200,
+    summary="Answer a conversation",
+    responses={200: ResponseSpec(ChatCompletion, description=STREAMED)},
+    tags=["openai"],
+)
+async def create_chat_completion(
+    data: JSONBody[ChatCompletionBody],
+    request: HttpRequest,
+    services: Deps,
+    fields: Fields,
+    model: ModelInPath = None,
+) -> ASGIApp:
+    """Streamed with `stream: true`, else whole."""
+    fields.check(await request.body(), ChatCompletionBody.__struct_fields__)
+    asked = chat_request(data, model, _caller(request), _limits(services))
+    if asked.stream:
+        return _stream(asked, ChatChunks, data, services)
+    try:
+        async with cancelled_on_disconnect(request.receive):
+            whole = await collect(services.chat.open(asked))
+    except ClientDisconnected:
+        return _nobody(request)
+    named = bool(data.return_token_ids)
+    return _whole(request, chat_completion(asked, whole, token_ids=named), whole)
+
+
+@post(
+    ["/v1/completions", "/m/{model:str}/v1/completions"],
+    status_code=200,
+    summary="Go on with a text",
+    responses={200: ResponseSpec(Completion, description=STREAMED)},
+    tags=["openai"],
+)
+async def create_completion(
+    data: JSONBody[CompletionBody],
+    request: HttpRequest,
+    services: Deps,
+    fields: Fields,
+    model: ModelInPath = None,
+) -> ASGIApp:
+    """Streamed with `stream: true`, else whole; several prompts are answered at once."""
+    fields.check(await request.body(), CompletionBody.__struct_fields__)
+    asked = completion_requests(data, model, _caller(request), _limits(services))
+    if asked[0].stream:
+        return _stream(asked[0], CompletionChunks, data, services)
+    try:
+        async with cancelled_on_disconnect(request.receive):
+            wholes = await _collect_all(asked, services)
+    except ClientDisconnected:
+        return _nobody(request)
+    named = bool(data.return_token_ids)
+    return _whole(request, completion(asked[0], wholes, token_ids=named), wholes[0])
+
+
+async def _collect_all(asked: tuple[ChatRequest, ...], services: Services) -> list[WholeText]:
+    """All answers; the first failure cancels the rest and is raised."""
+    tasks = [asyncio.ensure_future(collect(services.chat.open(each))) for each in asked]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+def _stream(
+    asked: ChatRequest,
+    chunks: type[ChatChunks] | type[CompletionChunks],
+    body: ChatCompletionBody | CompletionBody,
+    services: Services,
+) -> ASGIApp:
+    wanted = body.stream_options or StreamOptions()
+    if services.settings.always_include_usage:
+        wanted = StreamOptions(
+            include_usage=True, continuous_usage_stats=wanted.continuous_usage_stats
+        )
+    stream = AnswerStream(
+        asked, services.chat.open, chunks, wanted, token_ids=bool(body.return_token_ids)
+    )
+    return EventStream(
+        stream.frames(), headers=stream.headers, keepalive_s=services.settings.keepalive_s
+    )
+
+
+def _whole(request: HttpRequest, content: ChatCompletion | Completion, whole: WholeText) -> ASGIApp:
+    response = Response(content, headers=served_headers(whole.model, whole.policy))
+    return response.to_asgi_response(None, request)
+
+
+def _nobody(request: HttpRequest) -> ASGIApp:
+    return Response(b"", status_code=CLIENT_CLOSED_REQUEST).to_asgi_response(None, request)
+
+
+def _caller(request: HttpRequest) -> Caller:
+    return Caller.now(request_id_of(request.scope), request.headers)
+
+
+def _limits(services: Services) -> Limits:
+    settings = services.settings
+    return Limits(max_answer_tokens=settings.max_answer_tokens, routes=settings.routes)

@@ -1,0 +1,167 @@
+"""Records over HTTP: pages, one record, summaries, exports."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from litestar import Request, Router, get
+from litestar.di import NamedDependency, Provide
+from litestar.params import FromPath, FromQuery, QueryParameter, SkipValidation
+from litestar.response import Stream
+
+from model_registry.spec import Family
+from service.core.errors import InvalidRequest
+from service.core.ports import RecordFilter, RecordSink, RecordStore
+from service.core.record import Status
+from service.core.summary import RecordSummary
+from service.serving.records.export import MEDIA_TYPES, ExportFormat
+from service.serving.records.report import ReportedPage, Reports
+from service.serving.records.reported_record import ReportedRecord
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_PARAMETERS = frozenset(
+    [
+        "model",
+        "family",
+        "status",
+        "endpoint",
+        "requested_model",
+        "comparison_id",
+        "since",
+        "until",
+        "limit",
+        "cursor",
+        "window",
+        "format",
+    ]
+)
+
+Instant = Annotated[
+    str | None,
+    QueryParameter(description="RFC 3339 with an offset, or nanoseconds since the epoch."),
+]
+
+
+def provide_reports(
+    store: NamedDependency[SkipValidation[RecordStore]],
+    sink: NamedDependency[SkipValidation[RecordSink]],
+) -> Reports:
+    """Reports of the service's own records."""
+    return Reports(store, sink)
+
+
+def provide_filter(  # noqa: PLR0913 - one argument a query parameter
+    request: Request[Any, Any, Any],
+    *,
+    model: FromQuery[str | None] = None,
+    family: FromQuery[Family | None] = None,
+    status: FromQuery[Status | None] = None,
+    endpoint: FromQuery[str | None] = None,
+    requested_model: FromQuery[str | None] = None,
+    comparison_id: FromQuery[str | None] = None,
+    since: Instant = None,
+    until: Instant = None,
+) -> RecordFilter:
+    """The filter that the query describes."""
+    for name in request.query_params:
+        # A filter with a typing error would otherwise report on all records.
+        if name not in _PARAMETERS:
+            raise InvalidRequest(f"There is no query parameter {name!r} here.", param=name)
+    return RecordFilter(
+        model=model,
+        family=family,
+        status=status,
+        endpoint=endpoint,
+        requested_model=requested_model,
+        comparison_id=comparison_id,
+        since_ns=_instant_ns("since", since),
+        until_ns=_instant_ns("until", until),
+    )
+
+
+@get("/", summary="A page of records, newest first")
+async def list_records(
+    reports: NamedDependency[Reports],
+    where: NamedDependency[RecordFilter],
+    limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
+    cursor: FromQuery[str | None] = None,
+) -> ReportedPage:
+    """Records with the metrics derived from them; `next_cursor` continues the page."""
+    return await reports.page(where, limit=limit, cursor=cursor)
+
+
+@get("/{request_id:str}", summary="One record")
+async def get_record(
+    reports: NamedDependency[Reports], request_id: FromPath[str]
+) -> ReportedRecord:
+    """The record of the request whose answer carried this `x-request-id`."""
+    return await reports.record(request_id)
+
+
+@get("/summary", summary="Counts, sums and percentiles")
+async def summarize_records(
+    reports: NamedDependency[Reports],
+    where: NamedDependency[RecordFilter],
+    window: Annotated[
+        str | None, QueryParameter(description="Group by time too: `60s`, `5m`, `1h`, `1d`.")
+    ] = None,
+) -> RecordSummary:
+    """Over all records, and by model and window; p95 from 72 and p99 from 368 requests."""
+    return await reports.summary(where, window_ns=_window_ns(window))
+
+
+@get("/export", summary="Records as a file")
+async def export_records(
+    reports: NamedDependency[Reports],
+    where: NamedDependency[RecordFilter],
+    form: Annotated[ExportFormat, QueryParameter(name="format")] = "jsonl",
+) -> Stream:
+    """All matching records, oldest first, as JSON lines, CSV or Parquet."""
+    return Stream(
+        await reports.export(where, form),
+        media_type=MEDIA_TYPES[form],
+        headers={"content-disposition": f'attachment; filename="records.{form}"'},
+    )
+
+
+def _instant_ns(name: str, text: str | None) -> int | None:
+    """Nanoseconds since the epoch of a point in time."""
+    if text is None:
+        return None
+    if text.isascii() and text.isdecimal():
+        return int(text)
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        instant = None
+    if instant is None or instant.tzinfo is None:
+        raise InvalidRequest(
+            f"{name} must be a time as in 2026-11-24T12:00:00Z, with an offset (write + as %2B), "
+            "or nanoseconds since the epoch.",
+            param=name,
+        )
+    return (instant - _EPOCH) // timedelta(microseconds=1) * 1000
+
+
+def _window_ns(text: str | None) -> int | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"([1-9][0-9]{0,5})([smhd])", text)
+    if match is None:
+        raise InvalidRequest("window must be a time as in 60s, 5m, 1h or 1d.", param="window")
+    return int(match[1]) * _UNIT_S[match[2]] * 1_000_000_000
+
+
+#: Needs the dependencies `store` and `sink`.
+record_handlers: list[Router] = [
+    Router(
+        "/v1/records",
+        route_handlers=[list_records, get_record, summarize_records, export_records],
+        dependencies={
+            "reports": Provide(provide_reports, sync_to_thread=False),
+            "where": Provide(provide_filter, sync_to_thread=False),
+        },
+        tags=["records"],
+    )
+]

@@ -1,0 +1,1 @@
+"""triptych compare: one prompt, several models, side by side."""

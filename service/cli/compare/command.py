@@ -1,0 +1,134 @@
+"""`triptych compare`: one prompt, several models, live in the terminal."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import click
+import httpx
+from rich.console import Console
+from rich.live import Live
+
+from service.cli.compare.view import Arm, columns, summary
+
+#: How often the columns are drawn anew: often enough to look live, rarely enough to cost nothing.
+FRAMES_PER_S = 12
+
+
+@click.command()
+@click.argument("prompt")
+@click.option("-m", "--model", "models", multiple=True, help="A model; name two to eight.")
+@click.option(
+    "--url",
+    default="http://127.0.0.1:8000",
+    show_default=True,
+    envvar="TRIPTYCH_URL",
+    show_envvar=True,
+    help="The service.",
+)
+@click.option("--system", help="A system message before the prompt.")
+@click.option("--max-tokens", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True)
+@click.option("--seed", type=int, help="Same seed, same texts.")
+@click.option(
+    "--mode",
+    type=click.Choice(["isolated", "concurrent"]),
+    default="isolated",
+    show_default=True,
+    help="One after another with nothing else running, or all at once.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as one JSON document.")
+def compare(  # noqa: PLR0913 (one argument an option)
+    prompt: str,
+    *,
+    models: tuple[str, ...],
+    url: str,
+    system: str | None,
+    max_tokens: int,
+    temperature: float,
+    seed: int | None,
+    mode: str,
+    as_json: bool,
+) -> None:
+    r"""Ask several models the same PROMPT and show side by side what each answer cost.
+
+    \b
+    triptych compare "Find me a restaurant in San Jose." \
+        -m reference-transformer -m reference-ssm -m reference-hybrid
+    """
+    if len(models) < 2:  # noqa: PLR2004 (a comparison takes two)
+        raise click.UsageError("name at least two models, each with -m")
+    messages = [{"role": "system", "content": system}] if system else []
+    body = {
+        "messages": [*messages, {"role": "user", "content": prompt}],
+        "arms": [{"model": model} for model in models],
+        "mode": mode,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "stream": True,
+    }
+    console = Console()
+    try:
+        comparison = show(_events(url, body), [Arm(model) for model in models], console, as_json)
+    except httpx.HTTPError as error:
+        raise click.ClickException(
+            f"no answer from {url} ({error}); start it with `triptych serve` or name it with --url"
+        ) from error
+    if as_json:
+        click.echo(json.dumps(comparison))
+    if any(arm["error"] for arm in comparison["arms"]):
+        sys.exit(1)
+
+
+def show(
+    events: Iterator[dict[str, Any]], arms: list[Arm], console: Console, quiet: bool
+) -> dict[str, Any]:
+    """Draw the events of a comparison as they come; the whole comparison."""
+    drawn = Live(
+        get_renderable=lambda: columns(arms),
+        console=console,
+        refresh_per_second=FRAMES_PER_S,
+    )
+    with nullcontext() if quiet else drawn:
+        for event in events:
+            match event["object"]:
+                case "comparison.started":
+                    arms[event["arm"]].start()
+                case "comparison.delta":
+                    arms[event["arm"]].extend(event["text"], event["tokens"])
+                case "comparison.arm":
+                    arms[event["arm"]].finish(event)
+                case _:
+                    break
+        else:
+            raise click.ClickException("the service ended the comparison without its result")
+    if not quiet:
+        console.print(summary(event))
+    return event
+
+
+def _events(url: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The events of `POST /v1/compare`."""
+    with (
+        httpx.Client(base_url=url, timeout=httpx.Timeout(10, read=None)) as client,
+        client.stream("POST", "/v1/compare", json=body) as answer,
+    ):
+        if answer.is_error:
+            answer.read()
+            raise click.ClickException(_message(answer))
+        for line in answer.iter_lines():
+            if line.startswith("data: {"):
+                event = json.loads(line.removeprefix("data: "))
+                if "error" in event and "object" not in event:
+                    raise click.ClickException(event["error"]["message"])
+                yield event
+
+
+def _message(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"{answer.url} answered {answer.status_code}; is it a Triptych?"

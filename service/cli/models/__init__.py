@@ -1,0 +1,1 @@
+"""triptych models: list, show, pull, check, memory."""

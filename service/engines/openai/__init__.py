@@ -1,0 +1,1 @@
+"""Any server of the OpenAI API as an engine."""

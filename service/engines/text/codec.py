@@ -1,0 +1,248 @@
+"""A model's tokenizer: prompts to token ids, token ids to bytes. No remote code."""
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import Struct
+from tokenizers import AddedToken, Tokenizer
+
+from service.core.chat import ChatPrompt, Prompt, TextPrompt, TokenPrompt
+from service.core.errors import InvalidRequest, ModelNotReady
+from service.core.ports import TokenizerInfo
+from service.engines.text.chat_template import CHATML, ChatTemplate, Rendered
+from service.engines.text.token_bytes import TokenBytes
+
+TemplateChoice = Literal["model", "chatml", "none"]
+CHATML_END: Final = "<|im_end|>"
+
+
+class TextCodec:
+    """The tokenizer and chat template of one model folder. Thread-safe once opened."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        named: dict[str, str],
+        template: str | None,
+        eos_ids: Iterable[int],
+    ) -> None:
+        """Wrap a tokenizer.
+
+        Args:
+            tokenizer: As read from `tokenizer.json`.
+            named: Special tokens by role, e.g. `{"eos_token": "</s>"}`.
+            template: Source of the chat template; None refuses conversations.
+            eos_ids: Tokens that end an answer.
+        """
+        _register(tokenizer, named.values())
+        self._tokenizer = tokenizer
+        added = tokenizer.get_added_tokens_decoder()
+        self._special = {token.content: token for token in added.values() if token.special}
+        self._special_ids = {token.content: id_ for id_, token in added.items() if token.special}
+        self._silent = frozenset(self._special_ids.values())
+        self._bytes = TokenBytes(tokenizer)
+        self._named = named
+        self._template = (
+            ChatTemplate(template, special_tokens=self._special, names=named)
+            if template is not None
+            else None
+        )
+        self.eos_ids = frozenset(eos_ids)
+        """Tokens that end an answer."""
+        self.strips_leading_space = self._bytes.strips_leading_space
+        """Whether a text's first space is the tokenizer's own and not the text's."""
+
+    @classmethod
+    def open(cls, folder: Path, choice: TemplateChoice) -> "TextCodec":
+        """Read a model folder. Raises ModelNotReady naming the file at fault."""
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise ModelNotReady(f"{folder.name}: there is no tokenizer.json in the model's folder")
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises bare Exception for every fault of the file
+            raise ModelNotReady(f"{folder.name}: tokenizer.json cannot be read: {error}") from error
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        settings = _read_json(folder / "tokenizer_config.json")
+        named = _named_tokens(_read_json(folder / "special_tokens_map.json") | settings)
+        return cls(
+            tokenizer,
+            named=named,
+            template=_chatml(tokenizer, named)
+            if choice == "chatml"
+            else _template_source(folder, settings, choice),
+            eos_ids=_eos_ids(folder, tokenizer, named, choice),
+        )
+
+    @cached_property
+    def info(self) -> TokenizerInfo:
+        """Special tokens and chat template."""
+        return TokenizerInfo(
+            bos_token=self._named.get("bos_token"),
+            eos_token=self._named.get("eos_token"),
+            pad_token=self._named.get("pad_token"),
+            chat_template=self._template.source if self._template else None,
+        )
+
+    def encode(self, prompt: Prompt, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a prompt.
+
+        Special tokens in plain text are control tokens, as with transformers and vLLM, since such
+        prompts are often rendered by the client; in a conversation only the template's are. A
+        template writes its own beginning of sequence; a plain text that starts with one gets no
+        second. Raises InvalidRequest.
+        """
+        match prompt:
+            case TokenPrompt(token_ids=token_ids):
+                return list(token_ids)
+            case TextPrompt(text=text):
+                return self._encode_text(text, add_special_tokens=add_special_tokens)
+            case ChatPrompt():
+                if self._template is None:
+                    raise InvalidRequest(
+                        "This is a base model without a chat template: use /v1/completions.",
+                        param="messages",
+                    )
+                return self._encode_rendered(self._template.render(prompt))
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """UTF-8 bytes that a token adds to the answer: none for a special token."""
+        return b"" if token_id in self._silent else self._bytes[token_id]
+
+    def token_text(self, token_id: int) -> str:
+        """A token on its own, special tokens too; U+FFFD where it is part of a character."""
+        return self._bytes[token_id].decode("utf-8", "replace")
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """Text of token ids."""
+        read = self.token_bytes if skip_special_tokens else self._bytes.__getitem__
+        data = b"".join(map(read, token_ids))
+        if self.strips_leading_space:
+            data = data.removeprefix(b" ")
+        return data.decode("utf-8", "replace")
+
+    def _encode_text(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        bos = self._named.get("bos_token")
+        if bos and len(ids) > 1 and ids[0] == ids[1] == self._tokenizer.token_to_id(bos):
+            del ids[0]
+        return ids
+
+    def _encode_rendered(self, rendered: Rendered) -> list[int]:
+        if not rendered.literals:
+            return self._tokenizer.encode(rendered.text, add_special_tokens=False).ids
+        return self._encode_guarded(rendered)
+
+    def _encode_guarded(self, rendered: Rendered) -> list[int]:
+        """Split at the template's special tokens, and read what lies between as plain text."""
+        pieces = self._splitter.split(rendered.text)
+        for index in range(1, len(pieces), 2):
+            token = self._special[pieces[index]]
+            if token.lstrip:
+                pieces[index - 1] = pieces[index - 1].rstrip()
+            if token.rstrip:
+                pieces[index + 1] = pieces[index + 1].lstrip()
+        restore = str.maketrans(rendered.literals)
+        ids: list[int] = []
+        for index, piece in enumerate(pieces):
+            if index % 2:
+                ids.append(self._special_ids[piece])
+            elif piece:
+                reader = self._literal_readers[bool(index)]
+                ids += reader.encode(piece.translate(restore), add_special_tokens=False).ids
+        return ids
+
+    @cached_property
+    def _splitter(self) -> "re.Pattern[str]":
+        ordered = sorted(self._special, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, ordered))})")
+
+    @cached_property
+    def _literal_readers(self) -> tuple[Tokenizer, Tokenizer]:
+        """Tokenizers to which special tokens are plain text, at the text's start and after."""
+        source = self._tokenizer.to_str()
+        # Metaspace may put a space before the first piece of a text; later pieces must get none.
+        later = source.replace('"prepend_scheme":"first"', '"prepend_scheme":"never"')
+        readers = Tokenizer.from_str(source), Tokenizer.from_str(later)
+        for reader in readers:
+            reader.encode_special_tokens = True
+        return readers
+
+
+class _GenerationConfig(Struct):
+    eos_token_id: int | list[int] | None = None
+
+
+def _register(tokenizer: Tokenizer, names: Iterable[str]) -> None:
+    """Make named tokens special, as transformers does, where the file lists them as plain ones."""
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    missing = [
+        name for name in names if name not in known and tokenizer.token_to_id(name) is not None
+    ]
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in missing])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError) as error:
+        raise ModelNotReady(f"{path.parent.name}: {path.name} cannot be read: {error}") from error
+
+
+def _named_tokens(settings: dict[str, Any]) -> dict[str, str]:
+    named = {}
+    for role, value in settings.items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if role.endswith("_token") and isinstance(text, str):
+            named[role] = text
+    return named
+
+
+def _template_source(folder: Path, settings: dict[str, Any], choice: TemplateChoice) -> str | None:
+    if choice == "none":
+        return None
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    source = _read_json(folder / "chat_template.json").get("chat_template")
+    source = source or settings.get("chat_template")
+    if isinstance(source, list):
+        named = {entry["name"]: entry["template"] for entry in source}
+        source = named.get("default")
+    if not isinstance(source, str):
+        raise ModelNotReady(
+            f"{folder.name}: the tokenizer ships no chat template; set `chat_template` to "
+            "`chatml` or `none` in the model's file"
+        )
+    return source
+
+
+def _chatml(tokenizer: Tokenizer, named: dict[str, str]) -> str:
+    """ChatML, after a beginning of sequence where the tokenizer gives every text one."""
+    bos_id = tokenizer.token_to_id(named.get("bos_token", ""))
+    begins = bos_id is not None and tokenizer.encode("").ids[:1] == [bos_id]
+    return "{{ bos_token }}" + CHATML if begins else CHATML
+
+
+def _eos_ids(
+    folder: Path, tokenizer: Tokenizer, named: dict[str, str], choice: TemplateChoice
+) -> set[int]:
+    """Ends of an answer: the generation config's (else the config's), and the tokenizer's."""
+    ids: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        eos = msgspec.convert(_read_json(folder / name), _GenerationConfig).eos_token_id
+        if eos is not None:
+            ids = {eos} if isinstance(eos, int) else set(eos)
+            break
+    names = [named.get("eos_token"), CHATML_END if choice == "chatml" else None]
+    return ids | {
+        id_ for name in names if name and (id_ := tokenizer.token_to_id(name)) is not None
+    }

@@ -1,0 +1,73 @@
+"""Questions to an engine process, each answered once, and the errors that it answers with."""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from service.core.errors import EngineFailed, TriptychError
+from service.engines.torch.protocol.messages import (
+    CallFailed,
+    DescribeTokenizer,
+    Detokenize,
+    Text,
+    TokenIds,
+    Tokenize,
+    Tokenizer,
+)
+
+Question = Tokenize | Detokenize | DescribeTokenizer
+Reply = TokenIds | Text | Tokenizer | CallFailed
+
+
+class Calls:
+    """Who waits for which answer."""
+
+    def __init__(self, send: Callable[[Question], None]) -> None:
+        self._send = send
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._ids = itertools.count(1)
+
+    def __len__(self) -> int:
+        """Questions without an answer yet."""
+        return len(self._waiting)
+
+    async def ask(self, question: Callable[[int], Question]) -> Any:  # noqa: ANN401
+        """The reply to the question that is made for a call's id, or raise its error."""
+        call_id = next(self._ids)
+        reply = self._waiting[call_id] = asyncio.get_running_loop().create_future()
+        self._send(question(call_id))
+        try:
+            return await reply
+        finally:
+            del self._waiting[call_id]
+
+    def answer(self, reply: Reply) -> None:
+        """A reply came; one that nobody waits for any more is dropped."""
+        waiting = self._waiting.get(reply.call_id)
+        if waiting is None or waiting.done():
+            return
+        if isinstance(reply, CallFailed):
+            waiting.set_exception(error_named(reply.code, reply.message, None))
+        else:
+            waiting.set_result(reply)
+
+    def fail(self, error: TriptychError) -> None:
+        """The process is gone: nobody gets a reply."""
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(error)
+
+
+def error_named(code: str, message: str, param: str | None) -> TriptychError:
+    """The error that the process named by its code."""
+    return _ERRORS.get(code, EngineFailed)(message, param=param)
+
+
+def _with_subclasses(root: type[TriptychError]) -> Iterator[type[TriptychError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from _with_subclasses(child)
+
+
+_ERRORS: Final = {kind.code: kind for kind in _with_subclasses(TriptychError)}

@@ -1,0 +1,1 @@
+"""Models that can be addressed, as they are loaded and unloaded."""

@@ -1,0 +1,84 @@
+"""Tells whoever listens what becomes of the models: states, progress of loads, evictions."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from typing import Literal
+
+from msgspec import Struct
+
+from service.core.errors import Overloaded
+from service.core.model_status import LoadState
+from service.core.ports import LoadProgress
+
+#: Events that a reader may be behind before it is dropped.
+BEHIND_AT_MOST = 256
+
+
+class ModelChange(Struct, frozen=True, kw_only=True):
+    """How one model stands, and what has just become of it."""
+
+    event: Literal["snapshot", "state", "progress", "pin"]
+    """`snapshot`: how it stood when the stream began."""
+    model: str
+    state: LoadState
+    pinned: bool
+    at_ns: int
+    """Wall clock."""
+    reason: str | None = None
+    """Why a model leaves, cannot be loaded, or cannot answer."""
+    progress: LoadProgress | None = None
+
+
+class ModelEvents:
+    """Passes changes on to every subscriber; none can hold up the others or the models."""
+
+    def __init__(self, *, wall_ns: Callable[[], int] = time.time_ns) -> None:
+        self.wall_ns = wall_ns
+        self._subscribers: set[_Subscriber] = set()
+
+    @property
+    def heard(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._subscribers)
+
+    def publish(self, change: ModelChange) -> None:
+        """Tell everybody; a reader that is too far behind is dropped."""
+        for subscriber in self._subscribers:
+            subscriber.put(change)
+
+    async def subscribe(
+        self, snapshot: Callable[[], list[ModelChange]]
+    ) -> AsyncGenerator[ModelChange]:
+        """How all models stand, then every change. Raises Overloaded for a reader too slow."""
+        subscriber = _Subscriber()
+        self._subscribers.add(subscriber)
+        try:
+            for change in snapshot():
+                yield change
+            while True:
+                yield await subscriber.get()
+        finally:
+            self._subscribers.discard(subscriber)
+
+
+class _Subscriber:
+    def __init__(self) -> None:
+        self._changes: deque[ModelChange] = deque()
+        self._arrived = asyncio.Event()
+        self._lost = False
+
+    def put(self, change: ModelChange) -> None:
+        self._lost = self._lost or len(self._changes) >= BEHIND_AT_MOST
+        if not self._lost:
+            self._changes.append(change)
+        self._arrived.set()
+
+    async def get(self) -> ModelChange:
+        while not self._changes:
+            if self._lost:
+                raise Overloaded("the events were not read in time; subscribe again")
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._changes.popleft()

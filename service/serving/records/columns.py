@@ -1,0 +1,109 @@
+"""Records as columns: the flat table that CSV and Parquet files hold.
+
+Fields of `state`, `build` and `metrics` become columns of the same name; `sampling` is JSON text.
+"""
+
+import typing
+from collections.abc import Callable, Iterator
+
+import msgspec
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from msgspec import Struct, structs
+
+from service.core.events import ModelBuild, StateBytes
+from service.core.metrics import RequestMetrics
+from service.core.record import RequestRecord
+from service.serving.records.reported_record import ReportedRecord
+
+_NESTED: dict[str, type[Struct]] = {
+    "state": StateBytes,
+    "build": ModelBuild,
+    "metrics": RequestMetrics,
+}
+_ARROW = {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+
+
+def csv(batches: Iterator[list[ReportedRecord]]) -> Iterator[bytes]:
+    """A CSV file with a header; unknown is an empty field, an empty text is `""`."""
+    return _written(batches, lambda sink: pyarrow.csv.CSVWriter(sink, SCHEMA))
+
+
+def parquet(batches: Iterator[list[ReportedRecord]]) -> Iterator[bytes]:
+    """A Parquet file, compressed by zstd, with one row group a batch."""
+    return _written(
+        batches, lambda sink: pyarrow.parquet.ParquetWriter(sink, SCHEMA, compression="zstd")
+    )
+
+
+def to_row(record: ReportedRecord) -> dict[str, object]:
+    """The flat row of a record."""
+    row = structs.asdict(record)
+    for name in _NESTED:
+        nested = row.pop(name)
+        if nested is not None:
+            row.update(structs.asdict(nested))
+    if record.sampling is not None:
+        row["sampling"] = msgspec.json.encode(record.sampling).decode()
+    return row
+
+
+def _schema() -> pa.Schema:
+    fields: list[tuple[str, pa.DataType]] = []
+    for name, kind in typing.get_type_hints(RequestRecord).items():
+        if name not in _NESTED:
+            fields.append((name, _arrow_type(kind)))
+    for struct in _NESTED.values():
+        fields += [(n, _arrow_type(kind)) for n, kind in typing.get_type_hints(struct).items()]
+    return pa.schema(fields)
+
+
+def _arrow_type(kind: object) -> pa.DataType:
+    """The column type of a field: flags and numbers as such, everything else as text."""
+    members = {kind, *typing.get_args(kind)}
+    return next((arrow for python, arrow in _ARROW.items() if python in members), pa.string())
+
+
+SCHEMA = _schema()
+
+
+class _Sink:
+    """A file that hands its bytes on as they are written."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._length_bytes = 0
+
+    def write(self, piece: bytes) -> int:
+        self._pieces.append(bytes(piece))
+        self._length_bytes += len(piece)
+        return len(piece)
+
+    def tell(self) -> int:
+        return self._length_bytes
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def take(self) -> bytes:
+        """All that was written since the last call."""
+        taken = b"".join(self._pieces)
+        self._pieces.clear()
+        return taken
+
+
+def _written(
+    batches: Iterator[list[ReportedRecord]],
+    writer_of: Callable[[_Sink], pyarrow.csv.CSVWriter | pyarrow.parquet.ParquetWriter],
+) -> Iterator[bytes]:
+    sink = _Sink()
+    with writer_of(sink) as writer:
+        yield sink.take()
+        for batch in batches:
+            rows = [to_row(record) for record in batch]
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
+            yield sink.take()
+    yield sink.take()

@@ -1,0 +1,127 @@
+"""Which model answers a request: a pure function of request, routes and what the pool knows."""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, assert_never
+
+from msgspec import Struct
+
+from service.core.chat import ChatPrompt, ChatRequest, Prompt, TextPrompt, TokenPrompt
+from service.core.errors import ModelNotFound
+from service.core.model_status import ModelStatus
+from service.core.routing import Arm, FallbackRoute, Route, WeightedRoute
+
+Policy = Literal["direct", "weighted", "fallback"]
+
+#: UTF-8 bytes a token of English text; larger vocabularies reach 4 to 5.
+BYTES_PER_TOKEN = 4
+
+
+class Choice(Struct, frozen=True, kw_only=True):
+    """The decision, and why."""
+
+    arms: tuple[str, ...]
+    """Models in the order to try; never empty."""
+    policy: Policy
+    reason: str
+
+
+def choose(
+    request: ChatRequest,
+    routes: Mapping[str, Route],
+    models: Mapping[str, ModelStatus],
+    *,
+    random: float,
+) -> Choice:
+    """Decide which models to try for a request, in order.
+
+    `random` in [0, 1) decides where a weighted route has no sticky key. Raises ModelNotFound.
+    """
+    route = routes.get(request.model)
+    if route is None:
+        if request.model not in models:
+            raise ModelNotFound(
+                f"The model `{request.model}` does not exist; see GET /v1/models.", param="model"
+            )
+        return Choice(arms=(request.model,), policy="direct", reason="named by the request")
+    match route:
+        case WeightedRoute():
+            return _weighted(request, route.arms, random)
+        case FallbackRoute():
+            return _fallback(request, route.arms, models)
+        case _:
+            assert_never(route)
+
+
+def _weighted(request: ChatRequest, arms: Sequence[Arm], random: float) -> Choice:
+    if request.sticky_key is None:
+        return Choice(arms=(_drawn(arms, random),), policy="weighted", reason="drawn at random")
+    arm = max(arms, key=lambda arm: _score(request.sticky_key or "", arm))
+    return Choice(arms=(arm.model,), policy="weighted", reason="sticky")
+
+
+def _drawn(arms: Sequence[Arm], random: float) -> str:
+    mark = random * sum(arm.weight for arm in arms)
+    for arm in arms:
+        mark -= arm.weight
+        if mark < 0:
+            return arm.model
+    return arms[-1].model
+
+
+def _score(key: str, arm: Arm) -> float:
+    """Weighted rendezvous hashing: changing one arm moves only the keys that it gains or loses.
+
+    Ref: Schindelhauer and Schomaker, Weighted Distributed Hash Tables, SPAA 2005 (logarithmic
+    method): the arm with the largest -weight / ln(u) wins.
+    """
+    digest = hashlib.blake2b(f"{key}\0{arm.model}".encode(), digest_size=8).digest()
+    uniform = (int.from_bytes(digest) + 1) / (2**64 + 2)
+    return -arm.weight / math.log(uniform)
+
+
+def _fallback(
+    request: ChatRequest, arms: Sequence[Arm], models: Mapping[str, ModelStatus]
+) -> Choice:
+    """Arms in their order, those that would probably refuse moved behind the others."""
+    troubles = {arm.model: _trouble(request, models[arm.model]) for arm in arms}
+    fit = tuple(model for model, trouble in troubles.items() if trouble is None)
+    unfit = tuple(model for model, trouble in troubles.items() if trouble is not None)
+    passed_over = troubles if not fit else _before(troubles, fit[0])
+    reason = "; ".join(f"{model}: {why}" for model, why in passed_over.items() if why)
+    return Choice(arms=fit + unfit, policy="fallback", reason=reason or "first arm")
+
+
+def _before(troubles: Mapping[str, str | None], model: str) -> dict[str, str | None]:
+    names = list(troubles)
+    return {name: troubles[name] for name in names[: names.index(model)]}
+
+
+def _trouble(request: ChatRequest, model: ModelStatus) -> str | None:
+    """Why a model would probably refuse this request now."""
+    if not model.servable:
+        return "not on this machine"
+    if model.state == "failed" and model.retry_after_s is not None:
+        return "failed to load"
+    if model.error is not None and model.state != "failed":
+        return "cannot answer now"
+    if model.requests >= model.requests_limit:
+        return "queue full"
+    wanted_tokens = estimated_tokens(request.prompt) + (request.sampling.max_tokens or 1)
+    if wanted_tokens > model.spec.context_tokens:
+        return "context too small"
+    return None
+
+
+def estimated_tokens(prompt: Prompt) -> int:
+    """Roughly how many tokens a prompt has, without a tokenizer."""
+    match prompt:
+        case TokenPrompt(token_ids):
+            return len(token_ids)
+        case TextPrompt(text):
+            return len(text.encode()) // BYTES_PER_TOKEN
+        case ChatPrompt(messages):
+            return sum(len(message.content.encode()) for message in messages) // BYTES_PER_TOKEN
+        case _:
+            assert_never(prompt)

@@ -1,0 +1,1 @@
+"""The torch host: the child process that computes all local models."""

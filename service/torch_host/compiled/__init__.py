@@ -1,0 +1,5 @@
+"""Programs of compiled kernels: how models run on a CPU."""
+
+from service.torch_host.compiled.codegen.cache import use_cache
+
+use_cache()

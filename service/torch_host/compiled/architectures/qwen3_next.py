@@ -1,0 +1,161 @@
+"""Qwen3-Next and Qwen3.5: gated delta rules, gated attention in some layers, experts or one MLP."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from service.torch_host.compiled.blocks.assembly import Assembly
+from service.torch_host.compiled.blocks.attention import heads_of
+from service.torch_host.compiled.blocks.experts import add_experts
+from service.torch_host.compiled.blocks.rotary import angles_of
+from service.torch_host.compiled.ops.attention import attend, remember
+from service.torch_host.compiled.ops.convolution import convolution
+from service.torch_host.compiled.ops.delta_rule import delta_rule
+from service.torch_host.compiled.ops.experts import Routing
+from service.torch_host.compiled.ops.gated_norm import gated_norm
+from service.torch_host.compiled.ops.gates import Activation, activation_named, gate
+from service.torch_host.compiled.packing import Packed
+from service.torch_host.compiled.program import Buffer, Uncompilable
+
+
+def assemble_qwen3_next(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transformers' modules
+    """Qwen3-Next; Qwen3.5's text models, whose projections lie in matrices of their own."""
+    config, model = a.config, network.model
+    function = activation_named(config.hidden_act)
+    if function is not Activation.SILU:
+        raise Uncompilable(f"there is no short convolution with {config.hidden_act} behind it")
+    head = a.begin(model.embed_tokens, network.lm_head)
+    angles = angles_of(a.program, model.rotary_emb)
+    for layer in model.layers:
+        x = a.normed(_weight(layer.input_layernorm), config.rms_norm_eps)
+        if hasattr(layer, "linear_attn"):
+            _add_delta_rule(a, x, layer.linear_attn)
+        else:
+            _add_attention(a, x, layer.self_attn, angles)
+        x = a.normed(_weight(layer.post_attention_layernorm), config.rms_norm_eps)
+        if hasattr(layer.mlp, "experts"):
+            _add_experts(a, x, layer.mlp, function)
+        else:
+            a.add_gated_mlp(x, layer.mlp, layer.mlp.intermediate_size, function)
+    a.finish(_weight(model.norm), config.rms_norm_eps, head)
+
+
+def _weight(norm: Any) -> torch.Tensor:  # noqa: ANN401
+    """What a norm multiplies with: it keeps the difference from one."""
+    weight: torch.Tensor = norm.weight.float() + 1
+    return weight
+
+
+def _add_attention(a: Assembly, x: Buffer, attention: Any, angles: Buffer) -> None:  # noqa: ANN401
+    """Attention whose result is opened by gates, which the queries' projection makes too."""
+    config, program = a.config, a.program
+    heads = heads_of(a, attention)
+    queries, keys = heads.queries * heads.size, heads.keys * heads.size
+    # Each head's queries are followed by its gates.
+    _permute(attention.q_proj, _by_part(heads.queries, [heads.size, heads.size]))
+    packed = a.pack(attention.q_proj, attention.k_proj, attention.v_proj)
+    both = a.project(x, packed, "queries, gates, keys and values")
+    remembered = remember(
+        program,
+        both.columns(0, queries),
+        both.columns(2 * queries, keys),
+        both.columns(2 * queries + keys, keys),
+        heads,
+        scale=attention.scaling,
+        angles=angles,
+        q_norm=_weight(attention.q_norm),
+        k_norm=_weight(attention.k_norm),
+        eps=config.rms_norm_eps,
+    )
+    mixed = attend(program, remembered, heads, gates=both.columns(queries, queries))
+    a.add(mixed, a.pack(attention.o_proj))
+
+
+def _add_delta_rule(a: Assembly, x: Buffer, mixer: Any) -> None:  # noqa: ANN401
+    """A gated delta rule behind a short convolution; its answers are normalized and gated."""
+    program = a.program
+    weight = mixer.conv1d.weight.squeeze(1)
+    channels, heads, values = mixer.conv_dim, mixer.num_v_heads, mixer.value_dim
+    large, small = _pack_delta_rule(a, mixer)
+    both = a.project(x, large, "queries, keys, values and gates")
+    steps = a.project(x, small, "b and a")
+    mixed = program.buffer("queries, keys and values", channels)
+    conv_state = a.slots.convolution(weight.shape[0], weight.shape[1], weight.dtype)
+    state = a.slots.recurrent(heads, mixer.head_k_dim, mixer.head_v_dim)
+    convolution(
+        program,
+        both.columns(0, channels),
+        mixed,
+        weight,
+        mixer.conv1d.bias,
+        conv_state,
+        silu=True,
+    )
+    answers = delta_rule(
+        program,
+        mixed,
+        steps.columns(heads, heads),
+        steps.columns(0, heads),
+        mixer.A_log,
+        mixer.dt_bias,
+        state,
+        key_heads=mixer.num_k_heads,
+    )
+    opened = program.operand_buffer("answers", values)
+    gated_norm(
+        program,
+        answers,
+        both.columns(channels, values),
+        mixer.norm.weight.repeat(heads),
+        opened,
+        eps=mixer.norm.variance_epsilon,
+        groups=heads,
+        norm_before_gate=True,
+    )
+    a.add(opened, a.pack(mixer.out_proj))
+
+
+def _pack_delta_rule(a: Assembly, mixer: Any) -> tuple[Packed, Packed]:  # noqa: ANN401
+    """Rows that make queries, keys, values and gates, and rows that make b and a."""
+    if hasattr(mixer, "in_proj_qkv"):
+        large = a.pack(mixer.in_proj_qkv, mixer.in_proj_z)
+        return large, a.pack(mixer.in_proj_b, mixer.in_proj_a, exact=True)
+    # Qwen3-Next's lie together key head by key head.
+    heads, key = mixer.num_k_heads, mixer.head_k_dim
+    shared = mixer.num_v_heads // heads
+    value = shared * mixer.head_v_dim
+    _permute(mixer.in_proj_qkvz, _by_part(heads, [key, key, value, value]))
+    _permute(mixer.in_proj_ba, _by_part(heads, [shared, shared]))
+    return a.pack(mixer.in_proj_qkvz), a.pack(mixer.in_proj_ba, exact=True)
+
+
+def _permute(layer: Any, rows: torch.Tensor) -> None:  # noqa: ANN401
+    """Put a linear layer's outputs into another order."""
+    layer.weight = nn.Parameter(layer.weight[rows], requires_grad=False)
+    if layer.bias is not None:
+        layer.bias = nn.Parameter(layer.bias[rows], requires_grad=False)
+
+
+def _by_part(heads: int, parts: list[int]) -> torch.Tensor:
+    """Rows that lie head by head, each in parts, in the order of their parts."""
+    rows = torch.arange(heads * sum(parts)).view(heads, -1)
+    return torch.cat([part.flatten() for part in torch.split(rows, parts, dim=1)])
+
+
+def _add_experts(a: Assembly, x: Buffer, mlp: Any, function: Activation) -> None:  # noqa: ANN401
+    """Routed experts, and one that sees every token and has a gate of its own."""
+    config, program, shared = a.config, a.program, mlp.shared_expert
+    routing = Routing(
+        config.num_experts, config.num_experts_per_tok, normalized=config.norm_topk_prob
+    )
+    add_experts(a, x, mlp.gate, mlp.experts, routing, function)
+    width = shared.intermediate_size
+    both = a.project(x, a.pack(shared.gate_proj, shared.up_proj), "gate and up of shared expert")
+    opening = a.project(x, a.pack(mlp.shared_expert_gate, exact=True), "opening of shared expert")
+    opened = program.operand_buffer("opened shared expert", width)
+    gates, ups = both.columns(0, width), both.columns(width, width)
+    # The opening belongs to what the last matrix makes, but scales what goes into it just as well,
+    # because no bias is added there.
+    gate(program, gates, ups, opened, function, openings=opening)
+    a.add(opened, a.pack(shared.down_proj))

@@ -1,0 +1,1 @@
+"""Layers of a program, shared by architectures."""

@@ -1,0 +1,53 @@
+"""The block of attention, as transformers' modules hold its weights."""
+
+from typing import Any
+
+from service.torch_host.compiled.blocks.assembly import Assembly
+from service.torch_host.compiled.ops.attention import Heads
+from service.torch_host.compiled.packing import Packed
+from service.torch_host.compiled.program import Buffer
+
+
+def add_attention(
+    a: Assembly,
+    x: Buffer,
+    attention: Any,  # noqa: ANN401 - a transformers module
+    *,
+    angles: Buffer | None,
+    qkv: Packed | None = None,
+    window_tokens: int | None = None,
+    scale: float = 1.0,
+) -> None:
+    """Add the attention of `x`, times `scale`, to the stream.
+
+    Without `qkv` the module has `q_proj`, `k_proj` and `v_proj`. Queries and keys are normalized if
+    it says how.
+    """
+    if qkv is None:
+        qkv = a.pack(attention.q_proj, attention.k_proj, attention.v_proj)
+    q_norm, k_norm = (
+        getattr(attention, f"{which}_norm", getattr(attention, f"{which}_layernorm", None))
+        for which in "qk"
+    )
+    mixed = a.attention(
+        a.project(x, qkv, "queries, keys and values"),
+        heads_of(a, attention, window_tokens=window_tokens),
+        angles=angles,
+        scale=attention.scaling,
+        q_norm=None if q_norm is None else q_norm.weight,
+        k_norm=None if k_norm is None else k_norm.weight,
+        eps=0.0 if q_norm is None else q_norm.variance_epsilon,
+    )
+    output = attention.o_proj if hasattr(attention, "o_proj") else attention.out_proj
+    a.add_layer(mixed, output, scale=scale)
+
+
+def heads_of(a: Assembly, attention: Any, *, window_tokens: int | None = None) -> Heads:  # noqa: ANN401
+    """Room for the keys and values of a layer with as many heads as the config says."""
+    config = a.config
+    return a.slots.attention(
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        attention.head_dim,
+        window_tokens=window_tokens,
+    )

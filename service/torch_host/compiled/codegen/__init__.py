@@ -1,0 +1,1 @@
+"""Code generation: vector lanes, tiles, threads, and the kernel cache."""

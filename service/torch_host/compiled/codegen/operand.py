@@ -1,0 +1,116 @@
+"""Rows on their way into a matrix product: float32 values become what the product reads."""
+
+from numba import njit, types
+
+from service.torch_host.compiled.codegen.scalars import (
+    FAST,
+    float32s,
+    from_bf16,
+    int8s,
+    int32s,
+    int64s,
+    nearest,
+    to_bf16,
+    uint16s,
+)
+from service.torch_host.compiled.program import Buffer, Field, Kernel, Kind, Program
+
+
+@njit(fastmath=FAST, error_model="numpy")
+def put_operand(kind, row, out, width):
+    """Write `width` float32 values at `row` to `out` as float32 or bfloat16."""
+    source = float32s(row)
+    if kind == 1:
+        halves = uint16s(out)
+        for i in range(width):
+            halves[i] = to_bf16(source[i])
+    else:
+        target = float32s(out)
+        for i in range(width):
+            target[i] = source[i]
+
+
+@njit(fastmath=FAST, error_model="numpy")
+def _quantize_row(row, out, width, size):
+    """Groups of `size` values with one scale each, as tiles of quantized matrices read them.
+
+    After the scales come corrections: for groups of 64 the int32 that makes up for columns stored
+    with 128 added, for groups of 32 the float32 that minima are multiplied with.
+    """
+    source, groups = float32s(row), (width + size - 1) // size
+    scales = float32s(out + groups * size)
+    whole, totals = int32s(out + groups * (size + 4)), float32s(out + groups * (size + 4))
+    for group in range(groups):
+        first, target = group * size, int8s(out + group * size)
+        count = min(size, width - first)
+        largest = types.float32(0.0)
+        for i in range(count):
+            largest = max(largest, abs(source[first + i]))
+        factor = types.float32(127.0) / largest if largest > 0 else types.float32(0.0)
+        total = types.int32(0)
+        for i in range(count):
+            value = types.int32(nearest(source[first + i] * factor))
+            target[i] = types.int8(value)
+            total += value
+        for i in range(count, size):
+            target[i] = types.int8(0)
+        scales[group] = largest / types.float32(127.0)
+        if size == 64:
+            whole[group] = types.int32(-128) * total
+        else:
+            totals[group] = types.float32(total) * scales[group]
+
+
+@Kernel
+def _quantize(address, thread, threads):
+    p = int64s(address)
+    batch = int64s(p[0])
+    x, x_stride, width, out, out_stride, kind = p[1], p[2], p[3], p[4], p[5], p[6]
+    scratch = batch[16] + thread * batch[17]
+    count, size = batch[p[7]] * p[8], p[9]
+    work = float32s(scratch)
+    for row in range(count * thread // threads, count * (thread + 1) // threads):
+        if kind == 1:
+            halves = uint16s(x + row * x_stride)
+            for i in range(width):
+                work[i] = from_bf16(halves[i])
+            _quantize_row(scratch, out + row * out_stride, width, size)
+        else:
+            _quantize_row(x + row * x_stride, out + row * out_stride, width, size)
+
+
+def quantized(
+    program: Program,
+    x: Buffer,
+    kind: Kind,
+    *,
+    rows: Field = Field.TOKENS,
+    rows_per_token: int = 1,
+) -> Buffer:
+    """`x`, an operand, for a product with a matrix of `kind`: as it is, or quantized row by row.
+
+    Each group of values is divided by its largest. One scale a row would be less to store but
+    loses what the small values say where a few are large, as they are in language models
+    (arXiv 2208.07339).
+    """
+    size = kind.group
+    if not size:
+        return x
+    groups = -(-x.width // size)
+    out = program.buffer(
+        "quantized", groups * (size + 8), element_bytes=1, rows_per_token=rows_per_token
+    )
+    program.scratch(x.width * 4)
+    program.add(
+        _quantize,
+        x.address,
+        x.stride,
+        x.width,
+        out.address,
+        out.stride,
+        program.kind,
+        rows,
+        rows_per_token,
+        size,
+    )
+    return out

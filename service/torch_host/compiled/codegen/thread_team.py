@@ -1,0 +1,118 @@
+"""The thread team: torch's own OpenMP threads, so that no second team spins against them."""
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import cfunc, types
+from numba.extending import intrinsic
+
+from service.torch_host.compiled.codegen.scalars import int64s
+
+#: What a kernel is to the machine: (address of its operands, thread, threads).
+KERNEL: Final = types.void(types.int64, types.int64, types.int64)
+
+#: Where the head of a list of instructions says how many threads run it.
+_THREADS: Final = 1
+
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+
+
+def compute_alone() -> None:
+    """Let the calling thread compute without a team.
+
+    OpenMP keeps a team for every thread that ever had one and, once there are more threads than
+    cores, lets all of them sleep at every barrier: a model then decodes at half its speed. So only
+    the engine's thread has a team.
+    """
+    torch.get_num_threads()  # torch sets a thread's number when it is first asked for it
+    _library().omp_set_num_threads(1)
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    """The OpenMP library that torch computes with. Raises OSError if there is none to share."""
+    bundled = sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*"))
+    return ctypes.CDLL(str(bundled[0]) if bundled else "libgomp.so.1")
+
+
+@intrinsic
+def _call_kernel(typing_context, kernel, operands, thread, threads):
+    def generate(context, builder, signature, arguments):
+        kind = ir.FunctionType(ir.VoidType(), [_I64] * 3)
+        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
+
+
+@intrinsic
+def _call(typing_context, function):
+    def generate(context, builder, signature, arguments):
+        kind = ir.FunctionType(_I32, [])
+        result = builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [])
+        return builder.sext(result, _I64)
+
+    return types.int64(types.int64), generate
+
+
+def _run_instructions(address):
+    head = int64s(address)
+    count, threads, kernels, operands = head[0], head[1], int64s(head[2]), int64s(head[3])
+    thread = _call(head[4])
+    for instruction in range(count):
+        _call_kernel(kernels[instruction], operands[instruction], thread, threads)
+        _call(head[5])
+
+
+@cache
+def _team() -> tuple[Any, int, tuple[int, ...], Any]:
+    library = _library()
+    functions = [
+        ctypes.cast(function, ctypes.c_void_p).value or 0
+        for function in (library.omp_get_thread_num, library.GOMP_barrier)
+    ]
+    run: Any = cfunc(types.void(types.int64), cache=True)(_run_instructions)
+    launch = library.GOMP_parallel
+    launch.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    launch.restype = None
+    return launch, int(run.address), tuple(functions), run
+
+
+class Instructions:
+    """Kernels with their operands, run one after the other by all threads.
+
+    Every thread runs every kernel for its own part, and none begins the next before all are done.
+    """
+
+    def __init__(self, kernels: list[int], operands: list[list[int]], *, threads: int) -> None:
+        width = max(len(row) for row in operands)
+        self._operands = np.zeros((len(operands), width), dtype=np.int64)
+        for row, values in zip(self._operands, operands, strict=True):
+            row[: len(values)] = values
+        self._kernels = np.array(kernels, dtype=np.int64)
+        rows = np.arange(len(operands), dtype=np.int64) * width * 8
+        self._addresses = self._operands.ctypes.data + rows
+        self._launch, self._run, functions, self._keep = _team()
+        self._threads = threads
+        self._head = np.array(
+            [
+                len(kernels),
+                threads,
+                self._kernels.ctypes.data,
+                self._addresses.ctypes.data,
+                *functions,
+            ],
+            dtype=np.int64,
+        )
+        self._head_address = self._head.ctypes.data
+
+    def run(self, *, alone: bool = False) -> None:
+        """Run all of them, `alone` on this thread; the interpreter's lock is free meanwhile."""
+        threads = 1 if alone else self._threads
+        self._head[_THREADS] = threads
+        self._launch(self._run, self._head_address, threads, 0)

@@ -1,0 +1,460 @@
+"""Attention over keys and values that lie where their slots keep them.
+
+Keys lie 16 tokens side by side, as columns of a packed matrix, and values token by token, as its
+steps: scoring and mixing are matrix products like any other. Softmax runs along the keys in
+parts of 64, with the running maximum of online softmax (arXiv 1805.02867), so nothing grows with
+the context but the reading.
+"""
+
+from typing import Final, NamedTuple
+
+import torch
+from numba import njit, types
+
+from service.torch_host.compiled.codegen.lanes import LANES
+from service.torch_host.compiled.codegen.operand import put_operand
+from service.torch_host.compiled.codegen.scalars import (
+    FAST,
+    exp,
+    float32s,
+    int64s,
+    number,
+    sigmoid,
+    to_bf16,
+    uint16s,
+)
+from service.torch_host.compiled.codegen.tiles import multiply_floats
+from service.torch_host.compiled.ops.norms import rms_norm_row
+from service.torch_host.compiled.program import (
+    Buffer,
+    Field,
+    Kernel,
+    Program,
+    Uncompilable,
+    bits,
+)
+
+#: Tokens of a segment whose queries are scored together.
+QUERY_TOKENS: Final = 8
+#: Keys whose scores are held at once; capacities are multiples of it.
+KEY_TOKENS: Final = 64
+#: Keys that one thread reads of a long context while others read the rest.
+SPLIT_TOKENS: Final = 1024
+
+
+class Heads(NamedTuple):
+    """The shape of an attention layer, and where its keys and values lie in a slot."""
+
+    queries: int
+    keys: int
+    size: int
+    layer: int
+    """Within its group of layers."""
+    group: int
+    window_tokens: int
+    """0 for full attention."""
+
+    @property
+    def shared(self) -> int:
+        """Query heads for each key head."""
+        return self.queries // self.keys
+
+    @property
+    def value_size(self) -> int:
+        """A value's room: whole panels."""
+        return padded_size(self.size)
+
+    @property
+    def field(self) -> int:
+        """Where the batch's head describes the group."""
+        return Field.GROUPS + 3 * self.group
+
+
+def padded_size(size: int) -> int:
+    """A head's size rounded up to whole panels."""
+    return -(-size // LANES) * LANES
+
+
+@njit(fastmath=FAST, error_model="numpy")
+def _rotate(row, angles, half):
+    values, cosines, sines = float32s(row), float32s(angles), float32s(angles + half * 4)
+    for i in range(half):
+        first, second = values[i], values[i + half]
+        values[i] = first * cosines[i] - second * sines[i]
+        values[i + half] = second * cosines[i] + first * sines[i]
+
+
+@Kernel
+def _remember(address, thread, threads):
+    p = int64s(address)
+    batch = int64s(p[0])
+    q, q_stride, k, k_stride, v, v_stride = p[1], p[2], p[3], p[4], p[5], p[6]
+    heads, shared, size, room, layer, field = p[7], p[8], p[9], p[10], p[11], p[12]
+    angles, angle_stride, half = p[13], p[14], p[15]
+    q_norm, k_norm, eps, scale, out, kind = p[16], p[17], number(p[18]), number(p[19]), p[20], p[21]
+    tokens, positions, segments = batch[0], int64s(batch[3]), int64s(batch[4])
+    firsts = int64s(batch[5])
+    bases, capacities = int64s(batch[field]), int64s(batch[field + 1])
+    dropped = int64s(batch[field + 2])
+    element = 2 if kind == 1 else 4
+    row = batch[16] + thread * batch[17]
+    work = float32s(row)
+    items = tokens * heads
+    for item in range(items * thread // threads, items * (thread + 1) // threads):
+        token, head = item // heads, item % heads
+        for query in range(head * shared, (head + 1) * shared):
+            source = float32s(q + token * q_stride + query * size * 4)
+            for i in range(size):
+                work[i] = source[i]
+            if q_norm != 0:
+                rms_norm_row(row, q_norm, row, size, eps)
+            if half != 0:
+                _rotate(row, angles + token * angle_stride, half)
+            for i in range(size):
+                work[i] *= scale
+            place = (head * tokens + token) * shared + query - head * shared
+            put_operand(kind, row, out + place * size * element, size)
+        segment = segments[token]
+        index, capacity = positions[token] - dropped[segment], capacities[segment]
+        keys = bases[segment] + (layer * heads + head) * capacity * (size + room) * element
+        source = float32s(k + token * k_stride + head * size * 4)
+        for i in range(size):
+            work[i] = source[i]
+        if k_norm != 0:
+            rms_norm_row(row, k_norm, row, size, eps)
+        if half != 0:
+            _rotate(row, angles + token * angle_stride, half)
+        panel = keys + index // 16 * size * 16 * element + index % 16 * 4
+        if kind == 1:
+            for i in range(size // 2):
+                pair = uint16s(panel + i * 64)
+                pair[0] = to_bf16(work[2 * i])
+                pair[1] = to_bf16(work[2 * i + 1])
+        else:
+            for i in range(size):
+                float32s(panel + i * 64)[0] = work[i]
+        value = float32s(v + token * v_stride + head * size * 4)
+        values = keys + capacity * size * element
+        if kind == 1:
+            # Two tokens lie side by side; the second must not be what the memory held before.
+            last = token + 1 == firsts[segment + 1]
+            for i in range(room):
+                halves = uint16s(values + index // 2 * room * 4 + i * 4)
+                halves[index % 2] = to_bf16(value[i]) if i < size else types.uint16(0)
+                if last and index % 2 == 0:
+                    halves[1] = types.uint16(0)
+        else:
+            target = float32s(values + index * room * 4)
+            for i in range(room):
+                target[i] = value[i] if i < size else types.float32(0.0)
+
+
+def remember(
+    program: Program,
+    q: Buffer,
+    k: Buffer,
+    v: Buffer,
+    heads: Heads,
+    *,
+    scale: float,
+    angles: Buffer | None,
+    q_norm: torch.Tensor | None = None,
+    k_norm: torch.Tensor | None = None,
+    eps: float = 0.0,
+) -> Buffer:
+    """Normalize and rotate, append keys and values to their slots; scaled queries for `attend`."""
+    width = heads.queries * heads.size
+    out = program.operand_buffer("queries", width)
+    program.scratch(max(heads.value_size, heads.size) * 4)
+    program.add(
+        _remember,
+        q.address,
+        q.stride,
+        k.address,
+        k.stride,
+        v.address,
+        v.stride,
+        heads.keys,
+        heads.shared,
+        heads.size,
+        heads.value_size,
+        heads.layer,
+        heads.field,
+        angles.address if angles else 0,
+        angles.stride if angles else 0,
+        angles.width // 2 if angles else 0,
+        program.vector(q_norm),
+        program.vector(k_norm),
+        bits(eps),
+        bits(scale),
+        out.address,
+        program.kind,
+    )
+    return out
+
+
+@njit(fastmath=FAST, error_model="numpy")
+def _merge(whole, part, width):
+    """Fold one part's mixed values, largest score and total, (width + 2), into the whole's."""
+    to, of = float32s(whole), float32s(part)
+    largest = max(to[width], of[width])
+    kept, taken = exp(to[width] - largest), exp(of[width] - largest)
+    for i in range(width):
+        to[i] = to[i] * kept + of[i] * taken
+    to[width] = largest
+    to[width + 1] = to[width + 1] * kept + of[width + 1] * taken
+
+
+@njit(fastmath=FAST, error_model="numpy")
+def _clear(part, width):
+    """No keys yet."""
+    values = float32s(part)
+    for i in range(width):
+        values[i] = types.float32(0.0)
+    values[width] = types.float32(-1e30)
+    values[width + 1] = types.float32(0.0)
+
+
+@njit(fastmath=FAST, error_model="numpy")
+def _soften(scores, part, first, end, width):
+    """Scores of the keys `first` to `end` become weights; what was mixed before is scaled to match.
+
+    Always 64 rounds, whatever is hidden: the order of the sum must not depend on it.
+    """
+    row, out = float32s(scores), float32s(part)
+    before = out[width]
+    largest = before
+    total = types.float32(0.0)
+    if first <= 0 and end >= 64:
+        for i in range(64):
+            largest = max(largest, row[i])
+        for i in range(64):
+            weight = exp(row[i] - largest)
+            row[i] = weight
+            total += weight
+    else:
+        for i in range(64):
+            inside = i >= first and i < end
+            largest = max(largest, row[i] if inside else types.float32(-1e30))
+        for i in range(64):
+            inside = i >= first and i < end
+            weight = exp(row[i] - largest) if inside else types.float32(0.0)
+            row[i] = weight
+            total += weight
+    if largest > before:
+        factor = exp(before - largest)
+        for i in range(width):
+            out[i] *= factor
+        out[width] = largest
+        out[width + 1] *= factor
+    out[width + 1] += total
+
+
+@njit(fastmath=FAST, error_model="numpy")
+def _read(
+    kind,
+    queries,
+    keys,
+    values,
+    scores,
+    weights,
+    mixed,
+    part,
+    end,
+    position,
+    shared,
+    window,
+    size,
+    room,
+    rows,
+):
+    """Mix 64 keys into what some queries have mixed."""
+    element = 2 if kind == 1 else 4
+    first = part * 64
+    held = min(64, end - first)
+    stride = (room + 2) * 4
+    one = types.float32(1.0)
+    multiply_floats(
+        kind,
+        queries,
+        size * element,
+        keys + first * size * element,
+        size * 16 * element,
+        64,
+        size * element // 4,
+        0,
+        scores,
+        256,
+        one,
+        0,
+        rows,
+        4,
+    )
+    for i in range(rows):
+        own = position + i // shared
+        lost = max(0, own - window + 1 - first) if window != 0 else 0
+        seen = min(held, own + 1 - first)
+        _soften(scores + i * 256, mixed + i * stride, lost, seen, room)
+        put_operand(kind, scores + i * 256, weights + i * 256, 64)
+    multiply_floats(
+        kind,
+        weights,
+        256,
+        values + first * room * element,
+        64,
+        room * 4,
+        (held * element + 3) // 4,
+        0,
+        mixed,
+        stride,
+        one,
+        1,
+        rows,
+        room // 16,
+    )
+
+
+@Kernel
+def _attend(address, thread, threads):
+    p = int64s(address)
+    batch = int64s(p[0])
+    q, heads, shared, size, room = p[1], p[2], p[3], p[4], p[5]
+    layer, field, window, out, out_stride = p[6], p[7], p[8], p[9], p[10]
+    kind = p[11]
+    element = 2 if kind == 1 else 4
+    tokens, positions, segments = batch[0], int64s(batch[3]), int64s(batch[4])
+    blocks, firsts, lengths = batch[12], int64s(batch[13]), int64s(batch[14])
+    splits = batch[15]
+    bases, capacities = int64s(batch[field]), int64s(batch[field + 1])
+    dropped = int64s(batch[field + 2])
+    stride = (room + 2) * 4
+    for item in range(thread, blocks * heads * splits, threads):
+        split = item % splits
+        head = item // splits % heads
+        token = firsts[item // splits // heads]
+        count = lengths[item // splits // heads]
+        segment = segments[token]
+        gone, capacity = dropped[segment], capacities[segment]
+        position = positions[token] - gone
+        end = position + count
+        begin = max(0, position - window + 1) if window != 0 else 0
+        if splits > 1:
+            begin = max(begin, split * 1024 - gone)
+            end = min(end, (split + 1) * 1024 - gone)
+        rows = count * shared
+        scores = batch[16] + thread * batch[17]
+        weights = scores + rows * 256
+        whole = weights + rows * 256
+        mixed = whole + rows * stride
+        for i in range(rows):
+            _clear(whole + i * stride, room)
+        keys = bases[segment] + (layer * heads + head) * capacity * (size + room) * element
+        values = keys + capacity * size * element
+        queries = q + (head * tokens + token) * shared * size * element
+        part, last = begin // 64, (end + 63) // 64
+        while part < last:
+            # Sums are closed at fixed positions, so that they come out the same however
+            # the keys are divided among threads.
+            stop = min(last, (((part * 64 + gone) // 1024 + 1) * 1024 - gone) // 64)
+            for i in range(rows):
+                _clear(mixed + i * stride, room)
+            while part < stop:
+                _read(
+                    kind,
+                    queries,
+                    keys,
+                    values,
+                    scores,
+                    weights,
+                    mixed,
+                    part,
+                    end,
+                    position,
+                    shared,
+                    window,
+                    size,
+                    room,
+                    rows,
+                )
+                part += 1
+            for i in range(rows):
+                _merge(whole + i * stride, mixed + i * stride, room)
+        for i in range(rows):
+            query = head * shared + i % shared
+            place = split * tokens + token + i // shared
+            target = float32s(out + place * out_stride + query * stride)
+            source = float32s(whole + i * stride)
+            for j in range(room + 2):
+                target[j] = source[j]
+
+
+@Kernel
+def _combine(address, thread, threads):
+    p = int64s(address)
+    batch = int64s(p[0])
+    parts, part_stride, heads, size, room = p[1], p[2], p[3], p[4], p[5]
+    out, out_stride, kind, gates, gate_stride = p[6], p[7], p[8], p[9], p[10]
+    tokens, splits = batch[0], batch[15]
+    scratch = batch[16] + thread * batch[17]
+    row = float32s(scratch)
+    whole = scratch + heads * size * 4
+    positions = int64s(batch[3])
+    for token in range(tokens * thread // threads, tokens * (thread + 1) // threads):
+        used = min(splits, positions[token] // 1024 + 1)
+        for head in range(heads):
+            _clear(whole, room)
+            for split in range(used):
+                place = parts + (split * tokens + token) * part_stride + head * (room + 2) * 4
+                _merge(whole, place, room)
+            mixed = float32s(whole)
+            for i in range(size):
+                row[head * size + i] = mixed[i] / mixed[room + 1]
+            if gates != 0:
+                opened = float32s(gates + token * gate_stride + head * size * 4)
+                for i in range(size):
+                    row[head * size + i] *= sigmoid(opened[i])
+        put_operand(kind, scratch, out + token * out_stride, heads * size)
+
+
+def attend(
+    program: Program, queries: Buffer, heads: Heads, *, gates: Buffer | None = None
+) -> Buffer:
+    """What each query's softmax mixes of its values: operand (tokens, query heads * head size).
+
+    `gates` are (tokens, query heads * head size), whose logistic function opens the result.
+    """
+    if heads.size % 2:
+        raise Uncompilable(f"a head size of {heads.size} is odd")
+    room, rows = heads.value_size, QUERY_TOKENS * heads.shared
+    parts = program.buffer("attention parts", heads.queries * (room + 2))
+    out = program.operand_buffer("attended", heads.queries * heads.size)
+    part = room + 2
+    program.scratch(max(rows * 2 * (KEY_TOKENS + part), heads.queries * heads.size + part) * 4)
+    program.add(
+        _attend,
+        queries.address,
+        heads.keys,
+        heads.shared,
+        heads.size,
+        room,
+        heads.layer,
+        heads.field,
+        heads.window_tokens,
+        parts.address,
+        parts.stride,
+        program.kind,
+    )
+    program.add(
+        _combine,
+        parts.address,
+        parts.stride,
+        heads.queries,
+        heads.size,
+        room,
+        out.address,
+        out.stride,
+        program.kind,
+        gates.address if gates else 0,
+        gates.stride if gates else 0,
+    )
+    return out

@@ -1,0 +1,203 @@
+"""Short causal convolution along the tokens, channel by channel, continued from a state."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Final
+
+import torch
+from numba import njit
+
+from service.torch_host.compiled.codegen.operand import put_operand
+from service.torch_host.compiled.codegen.scalars import (
+    FAST,
+    float32s,
+    from_bf16,
+    int64s,
+    sigmoid,
+    to_bf16,
+    uint16s,
+)
+from service.torch_host.compiled.program import Buffer, Kernel, Program
+
+#: Channels that one thread convolves together.
+_CHANNELS: Final = 128
+#: Tokens whose inputs are held at once, so that they stay in the nearest cache.
+_TOKENS: Final = 16
+
+
+def _convolve(taps: int) -> Callable[..., Any]:
+    """The convolution of some channels of one segment; the taps are a constant to the compiler."""
+
+    @njit(fastmath=FAST, error_model="numpy")
+    def remembered(state, half, window, count):
+        """Write the state, (count, taps), into the window, one row of 128 a tap."""
+        rows = float32s(window)
+        if half != 0:
+            halves = uint16s(state)
+            for c in range(count):
+                for k in range(taps):
+                    rows[k * 128 + c] = from_bf16(halves[c * taps + k])
+        else:
+            values = float32s(state)
+            for c in range(count):
+                for k in range(taps):
+                    rows[k * 128 + c] = values[c * taps + k]
+
+    @njit(fastmath=FAST, error_model="numpy")
+    def remember(state, half, window, count):
+        """Write the window's first rows into the state."""
+        rows = float32s(window)
+        if half != 0:
+            halves = uint16s(state)
+            for c in range(count):
+                for k in range(taps):
+                    halves[c * taps + k] = to_bf16(rows[k * 128 + c])
+        else:
+            values = float32s(state)
+            for c in range(count):
+                for k in range(taps):
+                    values[c * taps + k] = rows[k * 128 + c]
+
+    @njit(fastmath=FAST, error_model="numpy")
+    def take(x, half, row, count):
+        """Write one token's inputs into a row of the window."""
+        source, target = float32s(x), float32s(row)
+        if half != 0:
+            # What the state cannot hold must not reach the result either: a later chunk, which
+            # only has the state, would come out otherwise.
+            for c in range(count):
+                target[c] = from_bf16(to_bf16(source[c]))
+        else:
+            for c in range(count):
+                target[c] = source[c]
+
+    @njit(fastmath=FAST, error_model="numpy")
+    def weigh(window, weight, channels, bias, out, silu, count):
+        """Convolve one token, whose inputs are the last of the window's first rows."""
+        rows, weights, biases = float32s(window), float32s(weight), float32s(bias)
+        target = float32s(out)
+        for c in range(count):
+            total = biases[c]
+            for k in range(taps):
+                total += rows[k * 128 + c] * weights[k * channels + c]
+            target[c] = total
+        if silu != 0:
+            for c in range(count):
+                target[c] *= sigmoid(target[c])
+
+    @njit
+    def convolve(
+        x,
+        x_stride,
+        out,
+        out_stride,
+        operand,
+        operand_stride,
+        kind,
+        tokens,
+        weight,
+        bias,
+        channels,
+        state,
+        half,
+        silu,
+        count,
+        window,
+    ):
+        """`window` has room for rows of 128 inputs: those of the taps, then those of 16 tokens."""
+        remembered(state, half, window, count)
+        done, taken = 0, 0
+        while done < tokens:
+            if done > 0:
+                for k in range(taps):
+                    take(window + (taken + k) * 512, 0, window + k * 512, count)
+            taken = min(16, tokens - done)
+            for token in range(taken):
+                row = window + (taps + token) * 512
+                take(x + (done + token) * x_stride, half, row, count)
+            for token in range(taken):
+                target = out + (done + token) * out_stride
+                weigh(window + (token + 1) * 512, weight, channels, bias, target, silu, count)
+                if operand != 0:
+                    put_operand(kind, target, operand + (done + token) * operand_stride, count)
+            done += taken
+        remember(state, half, window + taken * 512, count)
+
+    return convolve
+
+
+@cache
+def _convolution(taps: int) -> Kernel:
+    convolve = _convolve(taps)
+
+    def convolution(address, thread, threads):
+        p = int64s(address)
+        batch = int64s(p[0])
+        x, x_stride, out, out_stride, channels = p[1], p[2], p[3], p[4], p[5]
+        weight, bias, state, element, silu = p[6], p[7], p[8], p[9], p[10]
+        operand, operand_stride, kind = p[11], p[12], p[13]
+        firsts, slots = int64s(batch[5]), int64s(batch[6])
+        blocks = (channels + 127) // 128
+        items = batch[1] * blocks
+        window = batch[16] + thread * batch[17]
+        for item in range(items * thread // threads, items * (thread + 1) // threads):
+            segment, channel = item // blocks, item % blocks * 128
+            first = firsts[segment]
+            wide = 2 if kind == 1 else 4
+            convolve(
+                x + first * x_stride + channel * 4,
+                x_stride,
+                out + first * out_stride + channel * 4,
+                out_stride,
+                0 if operand == 0 else operand + first * operand_stride + channel * wide,
+                operand_stride,
+                kind,
+                firsts[segment + 1] - first,
+                weight + channel * 4,
+                bias + channel * 4,
+                channels,
+                state + (slots[segment] * channels + channel) * taps * element,
+                1 if element == 2 else 0,
+                silu,
+                min(128, channels - channel),
+                window,
+            )
+
+    return Kernel(convolution)
+
+
+def convolution(
+    program: Program,
+    x: Buffer,
+    out: Buffer,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    state: torch.Tensor,
+    *,
+    silu: bool,
+    operand: Buffer | None = None,
+) -> None:
+    """Convolve each channel of `x` with its weights, (channels, taps), and remember the inputs.
+
+    `state` is (slots, channels, taps), the last inputs, the newest last; inputs are rounded to its
+    type. `out` is float32 and must not be `x`; `operand` takes the same as a product's operand.
+    """
+    channels, taps = weight.shape
+    assert state.shape[1:] == weight.shape
+    program.scratch((taps + _TOKENS) * _CHANNELS * 4)
+    program.add(
+        _convolution(taps),
+        x.address,
+        x.stride,
+        out.address,
+        out.stride,
+        channels,
+        program.vector(weight.t()),
+        program.vector(torch.zeros(channels) if bias is None else bias),
+        state.data_ptr(),
+        state.element_size(),
+        silu,
+        operand.address if operand else 0,
+        operand.stride if operand else 0,
+        program.kind,
+    )

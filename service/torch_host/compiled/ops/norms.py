@@ -1,0 +1,136 @@
+"""Normalization of rows on their way into a matrix product."""
+
+import math
+
+import torch
+from numba import njit, types
+
+from service.torch_host.compiled.codegen.operand import put_operand
+from service.torch_host.compiled.codegen.scalars import FAST, float32s, int64s, number
+from service.torch_host.compiled.program import Buffer, Field, Kernel, Program, bits
+
+
+@njit(fastmath=FAST, error_model="numpy")
+def rms_norm_row(x, weight, out, width, eps):
+    """`out = x / sqrt(mean(x²) + eps) * weight` of one row (arXiv 1910.07467); 0: no weight."""
+    source, target = float32s(x), float32s(out)
+    total = types.float32(0.0)
+    for i in range(width):
+        total += source[i] * source[i]
+    factor = types.float32(1.0 / math.sqrt(total / width + eps))
+    if weight == 0:
+        for i in range(width):
+            target[i] = source[i] * factor
+    else:
+        weights = float32s(weight)
+        for i in range(width):
+            target[i] = source[i] * factor * weights[i]
+
+
+@njit(fastmath=FAST, error_model="numpy")
+def _layer_norm_row(x, weight, bias, out, width, eps):
+    source, target, weights = float32s(x), float32s(out), float32s(weight)
+    total = types.float32(0.0)
+    for i in range(width):
+        total += source[i]
+    mean = types.float32(total / width)
+    total = types.float32(0.0)
+    for i in range(width):
+        total += (source[i] - mean) * (source[i] - mean)
+    factor = types.float32(1.0 / math.sqrt(total / width + eps))
+    for i in range(width):
+        target[i] = (source[i] - mean) * factor * weights[i]
+    if bias != 0:
+        biases = float32s(bias)
+        for i in range(width):
+            target[i] += biases[i]
+
+
+@Kernel
+def _norm(address, thread, threads):
+    p = int64s(address)
+    batch = int64s(p[0])
+    x, x_stride, width, weight, bias, eps = p[1], p[2], p[3], p[4], p[5], number(p[6])
+    out, out_stride, kind, centred, rows, chosen = p[7], p[8], p[9], p[10], p[11], p[12]
+    scratch = batch[16] + thread * batch[17]
+    count = batch[rows]
+    for row in range(count * thread // threads, count * (thread + 1) // threads):
+        token = row if chosen == 0 else int64s(batch[chosen])[row]
+        if centred != 0:
+            _layer_norm_row(x + token * x_stride, weight, bias, scratch, width, eps)
+        else:
+            rms_norm_row(x + token * x_stride, weight, scratch, width, eps)
+        put_operand(kind, scratch, out + row * out_stride, width)
+
+
+def norm(
+    program: Program,
+    x: Buffer,
+    weight: torch.Tensor | None,
+    out: Buffer,
+    *,
+    eps: float,
+    bias: torch.Tensor | None = None,
+    centred: bool = False,
+    kind: int | None = None,
+    of_logits: bool = False,
+) -> None:
+    """Root-mean-square norm of rows, or layer norm if `centred`; `out` is a product's operand.
+
+    `of_logits` takes only the tokens that the batch wants logits of.
+    """
+    program.scratch(x.width * 4)
+    program.add(
+        _norm,
+        x.address,
+        x.stride,
+        x.width,
+        program.vector(weight),
+        program.vector(bias),
+        bits(eps),
+        out.address,
+        out.stride,
+        program.kind if kind is None else kind,
+        centred,
+        Field.LOGITS_ROWS if of_logits else Field.TOKENS,
+        Field.LOGITS_TOKENS if of_logits else 0,
+    )
+
+
+@Kernel
+def _add_norm(address, thread, threads):
+    p = int64s(address)
+    batch = int64s(p[0])
+    x, x_stride, width, weight, eps = p[1], p[2], p[3], p[4], number(p[5])
+    out, out_stride, scale = p[6], p[7], number(p[8])
+    scratch = batch[16] + thread * batch[17]
+    tokens = batch[0]
+    for token in range(tokens * thread // threads, tokens * (thread + 1) // threads):
+        rms_norm_row(x + token * x_stride, weight, scratch, width, eps)
+        source, target = float32s(scratch), float32s(out + token * out_stride)
+        for i in range(width):
+            target[i] += source[i] * scale
+
+
+def add_norm(
+    program: Program,
+    x: Buffer,
+    weight: torch.Tensor,
+    out: Buffer,
+    *,
+    eps: float,
+    scale: float = 1.0,
+) -> None:
+    """`out += rms_norm(x) * scale`: a block whose result is normalized before it is added."""
+    program.scratch(x.width * 4)
+    program.add(
+        _add_norm,
+        x.address,
+        x.stride,
+        x.width,
+        program.vector(weight),
+        bits(eps),
+        out.address,
+        out.stride,
+        bits(scale),
+    )

@@ -1,0 +1,269 @@
+"""Mamba-2's recurrence (state space duality, arXiv 2405.21060), token by token in its linear form.
+
+A head's state is a matrix (head size P, state size N) that every token lets decay by one factor and
+adds an outer product to. Each row of it depends on no other, so threads divide the rows; a token's
+sums along N are taken in one order whoever takes them, which is what makes a prompt's chunks come
+out as the whole does.
+"""
+
+import math
+from typing import Any, Final
+
+import torch
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from service.torch_host.compiled.codegen.lanes import (
+    F32,
+    FLOATS,
+    LANES,
+    ZERO,
+    fma,
+    load,
+    long,
+    loop,
+    plus,
+    splat,
+    spread,
+    store,
+)
+from service.torch_host.compiled.codegen.scalars import FAST, exp, float32s, int64s, number
+from service.torch_host.compiled.program import Buffer, Kernel, Program, Uncompilable, bits
+
+#: Rows of a state that a step of many tokens advances together, so that B and C are loaded once.
+_ROWS: Final = 4
+#: Tokens whose time steps are computed together.
+_TOKENS: Final = 64
+
+
+def _write_step(builder: Any, operands: Any, rows: int) -> None:
+    """A loop over vectors of the rows; each is read, advanced, multiplied with C and written.
+
+    Operands as those of `_step`.
+    """
+    state, row_bytes, steps, decay, inputs, b, c, out = operands
+    kept = splat(builder, decay)
+    added = [spread(builder, builder.add(inputs, long(4 * row))) for row in range(rows)]
+    firsts = [plus(builder, state, row_bytes, row) for row in range(rows)]
+
+    def step(index: Any, sums: Any) -> Any:
+        at = builder.mul(index, long(4 * LANES))
+        written, read = (load(builder, builder.add(vector, at)) for vector in (b, c))
+        grown = []
+        for first, values, total in zip(firsts, added, sums, strict=True):
+            place = builder.add(first, at)
+            new = fma(builder, values, written, builder.fmul(load(builder, place), kept))
+            store(builder, new, place)
+            grown.append(fma(builder, new, read, total))
+        return grown
+
+    for row, total in enumerate(loop(builder, steps, [ZERO] * rows, step)):
+        store(builder, _total(builder, total), builder.add(out, long(4 * row)))
+
+
+def _total(builder: Any, vector: Any) -> Any:
+    """The sum of a vector's lanes, pair by pair."""
+    kind = ir.FunctionType(F32, [F32, FLOATS])
+    name = f"llvm.vector.reduce.fadd.v{LANES}f32"
+    add = cgutils.get_or_insert_function(builder.module, kind, name)
+    return builder.call(add, [ir.Constant(F32, -0.0), vector], fastmath=("reassoc",))
+
+
+def _step(rows: int) -> Any:
+    """An intrinsic: `state = state * decay + inputs ⊗ b; out = state @ c` for a few rows.
+
+    Operands are addresses: (state, bytes of a row, steps of 16 in a row, decay, inputs, b, c, out).
+    A row's bits do not depend on how many rows there are.
+    """
+
+    @intrinsic
+    def run(typing_context, state, row_bytes, steps, decay, inputs, b, c, out):
+        def generate(context, builder, signature, arguments):
+            _write_step(builder, arguments, rows)
+            return context.get_dummy_value()
+
+        numbers = [types.int64] * 3
+        return types.void(*numbers, types.float32, *[types.int64] * 4), generate
+
+    return run
+
+
+_one_row = _step(1)
+_four_rows = _step(_ROWS)
+
+
+@njit(inline="always", fastmath=FAST, error_model="numpy")
+def _softplus(value):
+    """`log(1 + e^value)` of a float32, to about 1e-7 of it.
+
+    The logarithm is 2 artanh(t / (2 + t)) with t = e^-|value|, whose series converges fast as its
+    argument is at most a third, and keeps its precision where the result is tiny.
+    """
+    small = exp(-abs(value))
+    ratio = small / (types.float32(2.0) + small)
+    square = ratio * ratio
+    y = types.float32(1 / 17)
+    y = y * square + types.float32(1 / 15)
+    y = y * square + types.float32(1 / 13)
+    y = y * square + types.float32(1 / 11)
+    y = y * square + types.float32(1 / 9)
+    y = y * square + types.float32(1 / 7)
+    y = y * square + types.float32(1 / 5)
+    y = y * square + types.float32(1 / 3)
+    y = y * square + types.float32(1.0)
+    return max(value, types.float32(0.0)) + types.float32(2.0) * ratio * y
+
+
+@njit(fastmath=FAST, error_model="numpy")
+def _time_steps(dt, stride, count, scale, bias, rate, low, high, steps, decays):
+    """Of one head: how far each token advances time, and what that leaves of the state."""
+    step, decay = float32s(steps), float32s(decays)
+    for i in range(count):
+        step[i] = float32s(dt + i * stride)[0]
+    # Always whole vectors: LLVM divides single numbers otherwise than those of vectors.
+    for block in range((count + 15) // 16):
+        for i in range(block * 16, block * 16 + 16):
+            step[i] = min(max(_softplus(step[i] * scale + bias), low), high)
+            decay[i] = exp(step[i] * rate)
+
+
+@njit(fastmath=FAST)
+def _advance(state, rows, row_bytes, steps, step, decay, x, b, c, skip, out, inputs, alone):
+    """One token's step of some rows of a head."""
+    source, target, added = float32s(x), float32s(out), float32s(inputs)
+    for i in range(rows):
+        added[i] = source[i] * step
+    row = 0
+    if alone == 0:
+        while rows - row >= 4:
+            place = state + row * row_bytes
+            _four_rows(place, row_bytes, steps, decay, inputs + row * 4, b, c, out + row * 4)
+            row += 4
+    while row < rows:
+        place = state + row * row_bytes
+        _one_row(place, row_bytes, steps, decay, inputs + row * 4, b, c, out + row * 4)
+        row += 1
+    for i in range(rows):
+        target[i] += source[i] * skip
+
+
+@Kernel
+def _ssd(address, thread, threads):
+    p = int64s(address)
+    batch = int64s(p[0])
+    x, x_stride, b, b_stride, c, c_stride = p[1], p[2], p[3], p[4], p[5], p[6]
+    dt, dt_stride, out, out_stride, state = p[7], p[8], p[9], p[10], p[11]
+    heads, shared, size, width = p[12], p[13], p[14], p[15]
+    rates, skips, biases = float32s(p[16]), float32s(p[17]), float32s(p[18])
+    scale, low, high = number(p[19]), number(p[20]), number(p[21])
+    if batch[11] == 0:
+        low, high = types.float32(0.0), types.float32(math.inf)
+    firsts, slots = int64s(batch[5]), int64s(batch[6])
+    steps = batch[16] + thread * batch[17]
+    decays, inputs = steps + 256, steps + 512
+    step, decay = float32s(steps), float32s(decays)
+    row_bytes = width * 4
+    quads = (size + 3) // 4
+    items = batch[1] * heads * quads
+    item, end = items * thread // threads, items * (thread + 1) // threads
+    while item < end:
+        segment, head, quad = item // quads // heads, item // quads % heads, item % quads
+        taken = min(quads - quad, end - item)
+        item += taken
+        row = quad * 4
+        rows = min(size, (quad + taken) * 4) - row
+        place = state + ((slots[segment] * heads + head) * size + row) * row_bytes
+        column, group = (head * size + row) * 4, head // shared * row_bytes
+        first, last = firsts[segment], firsts[segment + 1]
+        # A lone token reads its state from memory, which is fastest in one stream.
+        alone = 1 if last - first == 1 else 0
+        while first < last:
+            count = min(64, last - first)
+            _time_steps(
+                dt + first * dt_stride + head * 4,
+                dt_stride,
+                count,
+                scale,
+                biases[head],
+                rates[head],
+                low,
+                high,
+                steps,
+                decays,
+            )
+            for i in range(count):
+                token = first + i
+                _advance(
+                    place,
+                    rows,
+                    row_bytes,
+                    width // 16,
+                    step[i],
+                    decay[i],
+                    x + token * x_stride + column,
+                    b + token * b_stride + group,
+                    c + token * c_stride + group,
+                    skips[head],
+                    out + token * out_stride + column,
+                    inputs,
+                    alone,
+                )
+            first += count
+
+
+def ssd(
+    program: Program,
+    x: Buffer,
+    b: Buffer,
+    c: Buffer,
+    dt: Buffer,
+    out: Buffer,
+    state: torch.Tensor,
+    *,
+    rate: torch.Tensor,
+    skip: torch.Tensor,
+    dt_bias: torch.Tensor,
+    dt_scale: float = 1.0,
+    dt_limit: tuple[float, float] = (0.0, math.inf),
+) -> None:
+    """`state = state * exp(Δ rate) + Δ x ⊗ B; out = state @ C + skip * x` for every head.
+
+    `x` and `out` are (tokens, heads * P), `b` and `c` (tokens, groups * N), `dt` (tokens, heads),
+    `state` (slots, heads, P, N); rate (below 0), skip and bias (heads,). Δ is the softplus of
+    `dt * dt_scale + dt_bias`, and within `dt_limit` while a prompt is read: transformers does not
+    limit it where it advances by one token.
+
+    Raises Uncompilable if N is not a multiple of 16.
+    """
+    _, heads, size, width = state.shape
+    if width % LANES:
+        raise Uncompilable(f"a state size of {width} is not a multiple of {LANES}")
+    assert x.width == out.width == heads * size
+    assert b.width == c.width
+    program.scratch(2 * _TOKENS * 4 + size * 4)
+    program.add(
+        _ssd,
+        x.address,
+        x.stride,
+        b.address,
+        b.stride,
+        c.address,
+        c.stride,
+        dt.address,
+        dt.stride,
+        out.address,
+        out.stride,
+        state.data_ptr(),
+        heads,
+        heads // (b.width // width),
+        size,
+        width,
+        program.vector(rate),
+        program.vector(skip),
+        program.vector(dt_bias),
+        bits(dt_scale),
+        bits(dt_limit[0]),
+        bits(dt_limit[1]),
+    )

@@ -1,0 +1,200 @@
+"""Records over HTTP: what was written is listed, filtered, summed up and exported."""
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pyarrow.parquet
+import pytest
+from litestar import Litestar
+from litestar.di import Provide
+from litestar.testing import TestClient
+
+from service.api.errors import EXCEPTION_HANDLERS
+from service.api.records import record_handlers
+from service.core.ports import RecordStore
+from service.core.record import RequestRecord
+from service.storage import open_store
+from service.storage.writer import RecordWriter
+
+MakeRecord = Callable[..., RequestRecord]
+SECOND_NS = 1_000_000_000
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[RecordStore]:
+    opened = open_store(f"sqlite:///{tmp_path}/records.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def sink(store: RecordStore) -> Iterator[RecordWriter]:
+    writer = RecordWriter(store)
+    writer.start()
+    yield writer
+    writer.close()
+
+
+@pytest.fixture
+def client(store: RecordStore, sink: RecordWriter) -> Iterator[TestClient]:
+    app = Litestar(
+        record_handlers,
+        dependencies={
+            "store": Provide(lambda: store, sync_to_thread=False),
+            "sink": Provide(lambda: sink, sync_to_thread=False),
+        },
+        exception_handlers=EXCEPTION_HANDLERS,
+    )
+    with TestClient(app, raise_server_exceptions=False) as opened:
+        yield opened
+
+
+def test_a_client_reads_its_own_request(client, sink, make_record: MakeRecord) -> None:
+    """A record submitted a moment ago is there, with the metrics derived from it."""
+    sink.submit(make_record("r", client_request_id="mine"))
+
+    body = client.get("/v1/records/r").json()
+
+    assert (body["request_id"], body["client_request_id"]) == ("r", "mine")
+    assert body["state"]["attention_kv_bytes"] == 4096
+    assert (body["metrics"]["ttft_ms"], body["metrics"]["tpot_ms"]) == (23.0, 10.0)
+
+
+def test_an_unknown_record_is_not_found(client) -> None:
+    """An id without a record is 404 with the usual error body."""
+    answer = client.get("/v1/records/nothing")
+
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "not_found"
+
+
+def test_pages_follow_cursors(client, sink, make_record: MakeRecord) -> None:
+    """`next_cursor` leads through all records, and is null at the end."""
+    for n in range(5):
+        sink.submit(make_record(f"r{n}", accepted_at_ns=n))
+
+    first = client.get("/v1/records", params={"limit": 3}).json()
+    second = client.get("/v1/records", params={"limit": 3, "cursor": first["next_cursor"]}).json()
+
+    ids = [record["request_id"] for record in first["data"] + second["data"]]
+    assert ids == ["r4", "r3", "r2", "r1", "r0"]
+    assert second["next_cursor"] is None
+
+
+def test_filters_combine(client, sink, make_record: MakeRecord) -> None:
+    """All filters of the query hold together."""
+    sink.submit(make_record("a", accepted_at_ns=SECOND_NS))
+    sink.submit(make_record("b", accepted_at_ns=2 * SECOND_NS, status="failed"))
+    sink.submit(make_record("c", accepted_at_ns=2 * SECOND_NS, model="n", requested_model="n"))
+
+    query = {"status": "ok", "since": "1970-01-01T01:00:02+01:00", "model": "n"}
+    found = client.get("/v1/records", params=query).json()["data"]
+
+    assert [record["request_id"] for record in found] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ({"status": "fine"}, "status"),
+        ({"family": "rnn"}, "family"),
+        ({"limit": "0"}, "limit"),
+        ({"limit": "1001"}, "limit"),
+        ({"cursor": "x"}, "cursor"),
+        ({"since": "yesterday"}, "since"),
+        ({"until": "2026-11-24T12:00:00"}, "until"),
+        ({"stauts": "ok"}, "stauts"),
+    ],
+)
+def test_a_wrong_query_is_refused_by_name(client, query: dict[str, str], param: str) -> None:
+    """A parameter that is unknown or has no valid value is 400 and named."""
+    answer = client.get("/v1/records", params=query)
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+
+
+def test_a_summary_counts_by_model_and_window(client, sink, make_record: MakeRecord) -> None:
+    """Totals and groups of the summary agree with what was written."""
+    for n in range(4):
+        sink.submit(make_record(f"r{n}", accepted_at_ns=n * 40 * SECOND_NS))
+    sink.submit(make_record("x", accepted_at_ns=0, model="n", status="failed", verified=False))
+
+    body = client.get("/v1/records/summary", params={"window": "60s"}).json()
+
+    groups = [(g["model"], g["window_start_ns"], g["summary"]["count"]) for g in body["groups"]]
+    assert groups == [("m", 0, 2), ("n", 0, 1), ("m", 60 * SECOND_NS, 1), ("m", 120 * SECOND_NS, 1)]
+    assert body["total"]["by_status"] == {"ok": 4, "failed": 1}
+    assert body["total"]["metrics"]["ttft_ms"]["p50"] == 23.0
+
+
+@pytest.mark.parametrize("window", ["0s", "1", "1.5s", "s", "-1s", "60S"])
+def test_a_wrong_window_is_refused(client, window: str) -> None:
+    """A window is a whole number of seconds, minutes, hours or days."""
+    assert client.get("/v1/records/summary", params={"window": window}).status_code == 400
+
+
+def test_json_lines_hold_whole_records(client, sink, make_record: MakeRecord) -> None:
+    """Each line decodes to the record that was written."""
+    records = [make_record(f"r{n:04}", accepted_at_ns=n) for n in range(2500)]
+    for record in records:
+        sink.submit(record)
+
+    answer = client.get("/v1/records/export")
+
+    lines = msgspec.json.Decoder(RequestRecord).decode_lines(answer.content)
+    assert answer.headers["content-type"].startswith("application/jsonl")
+    assert lines == records
+
+
+def test_csv_has_a_header_and_unknown_is_empty(client, sink, make_record: MakeRecord) -> None:
+    """A CSV export has flat columns; None is an empty field."""
+    sink.submit(make_record("r", sampling={"seed": 1}, error_code=None))
+
+    answer = client.get("/v1/records/export", params={"format": "csv"})
+
+    (row,) = csv.DictReader(io.StringIO(answer.text))
+    assert (row["request_id"], row["attention_kv_bytes"], row["ttft_ms"]) == ("r", "4096", "23")
+    assert (row["error_code"], row["sampling"], row["dtype"]) == ("", '{"seed":1}', "bfloat16")
+
+
+def test_parquet_reads_back(client, sink, make_record: MakeRecord) -> None:
+    """A Parquet export of several batches holds every record, filtered as asked."""
+    for n in range(2500):
+        sink.submit(make_record(f"r{n:04}", accepted_at_ns=n))
+
+    query = {"format": "parquet", "until": "2400"}
+    answer = client.get("/v1/records/export", params=query)
+
+    table = pyarrow.parquet.read_table(io.BytesIO(answer.content))
+    assert table.num_rows == 2400
+    assert table.column("accepted_at_ns").to_pylist() == list(range(2400))
+    assert table.column("window_kv_bytes").null_count == 2400
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_an_export_of_nothing_is_a_valid_file(client, form: str) -> None:
+    """No records make an empty file of the format, not an error."""
+    answer = client.get("/v1/records/export", params={"format": form})
+
+    assert answer.status_code == 200
+    if form == "parquet":
+        assert pyarrow.parquet.read_table(io.BytesIO(answer.content)).num_rows == 0
+    else:
+        assert len(answer.text.splitlines()) == (form == "csv")
+
+
+def test_records_that_cannot_be_flushed_are_unavailable(client, sink, make_record) -> None:
+    """While the log cannot be written reading answers 503, since it would show old news."""
+    sink.close()
+    sink._submitted_ns.append(0)  # a record that will never be written
+
+    answer = client.get("/v1/records")
+    sink._submitted_ns.clear()
+
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "store_unavailable"
+    assert answer.headers["retry-after"]

@@ -1,0 +1,102 @@
+"""Requests of one process: their events, and who is suspected when it dies."""
+
+import asyncio
+
+import pytest
+
+from service.core.errors import EngineDied, InvalidRequest
+from service.core.events import Finished, ModelBuild, Started, StateBytes
+from service.engines.torch.streams import Streams
+
+STARTED = Started(queued_ns=1, scheduled_ns=2, prompt_tokens=3)
+FINISHED = Finished(
+    reason="stop",
+    prompt_tokens=3,
+    completion_tokens=0,
+    first_ns=None,
+    last_ns=None,
+    state=StateBytes(),
+    build=ModelBuild(
+        weights_sha256=None,
+        dtype="float32",
+        quantization=None,
+        engine="test",
+        engine_version="0",
+        device="cpu",
+        kernel_path="none",
+    ),
+)
+
+
+def suspects(*, last_step):
+    """Which of a request that runs and one that waits is suspected."""
+    streams = Streams()
+    opened = {name: streams.open(name, "m") for name in ("runs", "waits")}
+    streams.deliver("runs", STARTED)
+    opened["runs"].arrived.get_nowait()
+    streams.lose("it died", retry_after_s=2, last_step=last_step)
+    errors = {name: stream.arrived.get_nowait() for name, stream in opened.items()}
+    assert all(isinstance(error, EngineDied) for error in errors.values())
+    assert {error.retry_after_s for error in errors.values()} == {2}
+    return [name for name, error in errors.items() if error.suspect]
+
+
+def test_the_last_step_names_the_suspects():
+    """Whoever was not computed for is innocent."""
+    assert suspects(last_step=("runs",)) == ["runs"]
+
+
+@pytest.mark.parametrize("last_step", [(), ("ended before",)])
+def test_a_death_outside_of_steps_is_of_those_that_had_not_begun(last_step):
+    """They were being tokenized, or were about to take their first step."""
+    assert suspects(last_step=last_step) == ["waits"]
+
+
+def test_a_death_of_something_else_suspects_nobody():
+    """A load may take the process down."""
+    assert suspects(last_step=None) == []
+
+
+def test_a_model_is_new_until_it_has_answered():
+    """And again after its process died, or it was unloaded."""
+    streams = Streams()
+    streams.open("a", "m")
+    assert streams.new
+    streams.deliver("a", FINISHED)
+    assert not streams.new
+    streams.forget("m")
+    assert streams.new
+    streams.deliver("a", FINISHED)
+    streams.lose("it died", retry_after_s=None, last_step=())
+    assert streams.new
+
+
+def test_an_id_is_used_once_at_a_time():
+    """A second stream with the id of an open one is refused."""
+    streams = Streams()
+    streams.open("a", "m")
+    with pytest.raises(InvalidRequest, match="in use"):
+        streams.open("a", "m")
+    streams.close("a")
+    streams.open("a", "other")
+
+    assert (streams.of("m"), streams.of("other"), len(streams)) == (0, 1, 1)
+
+
+def test_a_stream_ends_with_its_last_event_or_an_error():
+    """An error is raised; what arrives for a closed stream is dropped."""
+    streams = Streams()
+    stream = streams.open("a", "m")
+    streams.deliver("a", STARTED)
+    streams.fail(EngineDied("gone"))
+
+    async def read():
+        assert await stream.next() is STARTED
+        assert not stream.ended
+        with pytest.raises(EngineDied, match="gone"):
+            await stream.next()
+
+    asyncio.run(read())
+    assert stream.ended
+    streams.close("a")
+    streams.deliver("a", FINISHED)
