@@ -17,6 +17,12 @@ from service.core.record import RequestRecord
 
 
 @pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Run coroutine tests on asyncio, as the service does."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
 def make_record() -> Callable[..., RequestRecord]:
     """Build a final record of a plain chat request; keywords replace its fields."""
 

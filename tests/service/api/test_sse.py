@@ -43,73 +43,61 @@ async def answer(client, frames, **options):
     await EventStream(frames, **(known | options))({}, client.receive, client.send)
 
 
-def test_frames_are_sent_as_they_come():
+async def test_frames_are_sent_as_they_come():
     """Head, frames, end."""
 
     async def frames():
         yield data({"a": 1})
         yield DONE
 
-    async def main():
-        client = Client()
-        await answer(client, frames(), headers=lambda: {"x-served-model": "m"})
-        assert client.sent[0]["status"] == 200
-        assert (b"x-served-model", b"m") in client.sent[0]["headers"]
-        assert client.body == [b'data: {"a":1}\n\n', DONE, b""]
-
-    asyncio.run(main())
+    client = Client()
+    await answer(client, frames(), headers=lambda: {"x-served-model": "m"})
+    assert client.sent[0]["status"] == 200
+    assert (b"x-served-model", b"m") in client.sent[0]["headers"]
+    assert client.body == [b'data: {"a":1}\n\n', DONE, b""]
 
 
-def test_an_error_before_the_first_frame_is_raised_and_nothing_is_sent():
+async def test_an_error_before_the_first_frame_is_raised_and_nothing_is_sent():
     """It becomes a response with its own status."""
 
     async def frames():
         raise EngineFailed("x")
         yield
 
-    async def main():
-        client = Client()
-        with pytest.raises(EngineFailed):
-            await answer(client, frames())
-        assert client.sent == []
-
-    asyncio.run(main())
+    client = Client()
+    with pytest.raises(EngineFailed):
+        await answer(client, frames())
+    assert client.sent == []
 
 
-def test_an_error_after_the_first_frame_is_an_event():
+async def test_an_error_after_the_first_frame_is_an_event():
     """And the response ends in order, without `[DONE]`."""
 
     async def frames():
         yield data(1)
         raise EngineFailed("died")
 
-    async def main():
-        client = Client()
-        await answer(client, frames())
-        assert b'"code":"engine_failed"' in client.body[1]
-        assert client.sent[-1]["more_body"] is False
-
-    asyncio.run(main())
+    client = Client()
+    await answer(client, frames())
+    assert b'"code":"engine_failed"' in client.body[1]
+    assert client.sent[-1]["more_body"] is False
 
 
-def test_the_head_goes_out_when_the_first_event_takes_long():
+async def test_the_head_goes_out_when_the_first_event_takes_long():
     """Then comments, then the frames: nothing is lost."""
 
     async def frames():
         await asyncio.sleep(0.25)
         yield data(1)
 
-    async def main():
-        client = Client()
-        await answer(client, frames(), keepalive_s=0.1, first_event_s=0.05)
-        assert client.body[0] == KEEP_ALIVE
-        assert client.body.count(KEEP_ALIVE) in (2, 3)
-        assert client.body[-2:] == [data(1), b""]
-
-    asyncio.run(main())
+    client = Client()
+    await answer(client, frames(), keepalive_s=0.1, first_event_s=0.05)
+    assert client.body[0] == KEEP_ALIVE
+    assert client.body.count(KEEP_ALIVE) in (2, 3)
+    assert client.body[-2:] == [data(1), b""]
 
 
-def test_a_stream_that_flows_has_no_comments():
+async def test_a_stream_that_flows_has_no_comments():
     """Comments fill silence only."""
 
     async def frames():
@@ -117,15 +105,12 @@ def test_a_stream_that_flows_has_no_comments():
             await asyncio.sleep(0.02)
             yield data(number)
 
-    async def main():
-        client = Client()
-        await answer(client, frames(), keepalive_s=0.15, first_event_s=0.05)
-        assert KEEP_ALIVE not in client.body
-
-    asyncio.run(main())
+    client = Client()
+    await answer(client, frames(), keepalive_s=0.15, first_event_s=0.05)
+    assert KEEP_ALIVE not in client.body
 
 
-def test_leaving_closes_the_frames_at_once():
+async def test_leaving_closes_the_frames_at_once():
     """Also while they wait for something."""
     closed = []
 
@@ -136,18 +121,15 @@ def test_leaving_closes_the_frames_at_once():
         finally:
             closed.append(True)
 
-    async def main():
-        client = Client()
-        answering = asyncio.create_task(answer(client, frames()))
-        await asyncio.sleep(0.01)
-        client.left.set()
-        await asyncio.wait_for(answering, 1)
-        assert closed
-
-    asyncio.run(main())
+    client = Client()
+    answering = asyncio.create_task(answer(client, frames()))
+    await asyncio.sleep(0.01)
+    client.left.set()
+    await asyncio.wait_for(answering, 1)
+    assert closed
 
 
-def test_a_reader_that_takes_nothing_is_hung_up_on():
+async def test_a_reader_that_takes_nothing_is_hung_up_on():
     """It would hold its slot for ever."""
     closed = []
 
@@ -158,29 +140,23 @@ def test_a_reader_that_takes_nothing_is_hung_up_on():
         finally:
             closed.append(True)
 
-    async def main():
-        client = Client()
-        client.takes.clear()
-        stalled = answer(client, frames(), keepalive_s=0.02, stalled_s=0.1)
-        await asyncio.wait_for(stalled, 2)
-        assert closed
-
-    asyncio.run(main())
+    client = Client()
+    client.takes.clear()
+    stalled = answer(client, frames(), keepalive_s=0.02, stalled_s=0.1)
+    await asyncio.wait_for(stalled, 2)
+    assert closed
 
 
-def test_a_reader_that_takes_no_comment_is_hung_up_on_too():
+async def test_a_reader_that_takes_no_comment_is_hung_up_on_too():
     """While the model still thinks."""
 
     async def frames():
         await asyncio.sleep(60)
         yield data(1)
 
-    async def main():
-        client = Client()
-        client.takes.clear()
-        await asyncio.wait_for(answer(client, frames(), keepalive_s=0.02, stalled_s=0.1), 2)
-
-    asyncio.run(main())
+    client = Client()
+    client.takes.clear()
+    await asyncio.wait_for(answer(client, frames(), keepalive_s=0.02, stalled_s=0.1), 2)
 
 
 def test_a_bug_in_a_stream_is_logged_and_hidden(caplog):
@@ -201,27 +177,19 @@ def test_a_bug_in_a_stream_is_logged_and_hidden(caplog):
     assert "secret" in caplog.text
 
 
-def test_work_that_is_not_streamed_is_cancelled_too():
+async def test_work_that_is_not_streamed_is_cancelled_too():
     """And what it raises says why."""
-
-    async def main():
-        client = Client()
-        asyncio.get_running_loop().call_later(0.01, client.left.set)
-        with pytest.raises(ClientDisconnected):
-            async with cancelled_on_disconnect(client.receive):
-                await asyncio.sleep(60)
-        assert asyncio.current_task().cancelling() == 0
-
-    asyncio.run(main())
+    client = Client()
+    asyncio.get_running_loop().call_later(0.01, client.left.set)
+    with pytest.raises(ClientDisconnected):
+        async with cancelled_on_disconnect(client.receive):
+            await asyncio.sleep(60)
+    assert asyncio.current_task().cancelling() == 0
 
 
-def test_a_timeout_of_the_work_itself_is_not_a_disconnect():
+async def test_a_timeout_of_the_work_itself_is_not_a_disconnect():
     """The two look alike from outside."""
-
-    async def main():
-        client = Client()
-        with pytest.raises(TimeoutError):
-            async with cancelled_on_disconnect(client.receive), asyncio.timeout(0.01):
-                await asyncio.sleep(60)
-
-    asyncio.run(main())
+    client = Client()
+    with pytest.raises(TimeoutError):
+        async with cancelled_on_disconnect(client.receive), asyncio.timeout(0.01):
+            await asyncio.sleep(60)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine
+from support.waiting import wait_until
 
 from service.core.errors import StoreUnavailable
 from service.core.ports import RecordFilter
@@ -69,13 +70,6 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqlRecord
     opened.close()
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "never came true"
-        time.sleep(0.005)
-
-
 def test_flushed_means_on_disk(store, start, make_record: MakeRecord) -> None:
     """After `flushed` another connection sees the record."""
     writer = start(store)
@@ -97,7 +91,7 @@ def test_what_waits_is_one_transaction(gated, start, make_record: MakeRecord) ->
         writer.submit(make_record(f"r{n}"))
 
     gated.gate.set()
-    until(lambda: writer.stats().queued_rows == 0)
+    wait_until(lambda: writer.stats().queued_rows == 0)
 
     assert gated.batches == [1, 50]
 
@@ -111,7 +105,7 @@ def test_a_batch_is_bounded(gated, start, make_record: MakeRecord) -> None:
         writer.submit(make_record(f"r{n}"))
 
     gated.gate.set()
-    until(lambda: writer.stats().queued_rows == 0)
+    wait_until(lambda: writer.stats().queued_rows == 0)
 
     assert gated.batches == [1, 200, 200, 50]
 
@@ -146,10 +140,10 @@ def test_a_locked_store_is_retried(tmp_path: Path, store, start, make_record) ->
         writer.submit(make_record("r"))
         with pytest.raises(StoreUnavailable):
             asyncio.run(writer.flushed())
-        until(lambda: writer.stats().failed_writes > 1)
+        wait_until(lambda: writer.stats().failed_writes > 1)
         assert not writer.healthy
 
-    until(lambda: writer.healthy)
+    wait_until(lambda: writer.healthy)
 
     assert store.get("r") == make_record("r")
 
@@ -162,11 +156,11 @@ def test_a_full_disk_loses_nothing(store, start, make_record: MakeRecord) -> Non
     writer = start(store)
     for n in range(500):
         writer.submit(make_record(f"r{n:03}"))
-    until(lambda: writer.stats().failed_writes > 1)
+    wait_until(lambda: writer.stats().failed_writes > 1)
     assert not writer.healthy
 
     store._engine.dispose()  # the quota belongs to the connection
-    until(lambda: writer.stats().queued_rows == 0)
+    wait_until(lambda: writer.stats().queued_rows == 0)
 
     assert writer.healthy
     assert sum(1 for _ in store.iterate(RecordFilter())) == 500
@@ -199,7 +193,7 @@ def test_a_hanging_disk_is_not_healthy(gated, start, make_record: MakeRecord) ->
     writer = start(gated, max_lag_s=0.05)
     writer.submit(make_record("r"))
 
-    until(lambda: not writer.healthy)
+    wait_until(lambda: not writer.healthy)
 
     assert writer.stats().lag_s > 0.05
     with pytest.raises(StoreUnavailable):
@@ -258,7 +252,7 @@ def test_a_waiter_that_left_is_no_trouble(gated, start, make_record: MakeRecord)
 
     asyncio.run(give_up())
     gated.gate.set()
-    until(lambda: writer.stats().queued_rows == 0)
+    wait_until(lambda: writer.stats().queued_rows == 0)
 
     assert writer.healthy
 

@@ -7,23 +7,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from support.clock import Clock
 
 from service.engines.torch.process import environment
 from service.torch_host.heap import EVERY_S, REST_S, Heap
 
 
-class Clock:
-    """Time that passes when told."""
-
-    now_s = 100.0
-
-    def __call__(self):
-        return self.now_s
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture
@@ -33,7 +25,7 @@ def trims():
 
 @pytest.fixture
 def heap(clock, trims):
-    return Heap(lambda: trims.append(clock.now_s), clock_s=clock)
+    return Heap(lambda: trims.append(clock.now), clock_s=clock)
 
 
 def test_there_is_nothing_to_give_back_at_first(heap, trims):
@@ -50,19 +42,19 @@ def test_a_model_that_rested_is_trimmed_after_once(heap, clock, trims):
     heap.tidy()
     assert (heap.due_in_s, trims) == (REST_S, [])
 
-    clock.now_s += REST_S
+    clock.now += REST_S
     heap.tidy()
     heap.tidy()
-    assert (heap.due_in_s, trims) == (None, [clock.now_s])
+    assert (heap.due_in_s, trims) == (None, [clock.now])
 
 
 def test_a_model_that_works_again_keeps_its_memory(heap, clock, trims):
     """Between the requests of one client nothing is trimmed."""
     for _ in range(10):
         heap.rests("a")
-        clock.now_s += REST_S / 2
+        clock.now += REST_S / 2
         heap.works("a")
-        clock.now_s += REST_S
+        clock.now += REST_S
         heap.tidy()
 
     assert (heap.due_in_s, trims) == (None, [])
@@ -72,7 +64,7 @@ def test_trims_are_some_seconds_apart(heap, clock, trims):
     """However often models come to rest."""
     for number in range(200):
         heap.rests(str(number))
-        clock.now_s += 0.1
+        clock.now += 0.1
         heap.tidy()
     gaps = [late - early for early, late in pairwise(trims)]
 

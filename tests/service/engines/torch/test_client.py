@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+from support.waiting import until
 
 from service.core.chat import ChatRequest, Sampling, TextPrompt
 from service.core.errors import EngineFailed, InvalidRequest, ModelNotReady
@@ -60,13 +61,6 @@ def request(request_id="r", **sampling):
 async def answer(engine, **sampling):
     async with aclosing(engine.generate(request(**sampling))) as events:
         return [event async for event in events]
-
-
-async def until(condition, limit_s=60.0):
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "it took too long"
-        await asyncio.sleep(0.02)
 
 
 async def first_delta(events):

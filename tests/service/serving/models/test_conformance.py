@@ -113,31 +113,23 @@ def test_an_engine_that_fails_the_probe_is_a_fault(bench):
     assert found.reason == "probe failed: out of memory"
 
 
-def test_a_model_that_fails_its_probe_is_served_unverified(bench):
+async def test_a_model_that_fails_its_probe_is_served_unverified(bench):
     """Card and record say so; the answer comes."""
-
-    async def main():
-        b = bench(probe=True)
-        b.prepare["one"] = other_token_in_company(gap_nats=3.0)
-        assert len(await b.ask()) == 7
-        status = b.pool.status("one")
-        assert (status.state, status.verified, status.loaded) == ("unverified", False, True)
-        assert "differs at token 3" in status.verification
-        assert b.sink.finals[-1].verified is False
-
-    asyncio.run(main())
+    b = bench(probe=True)
+    b.prepare["one"] = other_token_in_company(gap_nats=3.0)
+    assert len(await b.ask()) == 7
+    status = b.pool.status("one")
+    assert (status.state, status.verified, status.loaded) == ("unverified", False, True)
+    assert "differs at token 3" in status.verification
+    assert b.sink.finals[-1].verified is False
 
 
-def test_a_model_that_passes_is_verified(bench):
+async def test_a_model_that_passes_is_verified(bench):
     """And its probe leaves no records behind."""
-
-    async def main():
-        b = bench(probe=True)
-        await b.ask()
-        assert b.pool.status("one").state == "ready"
-        assert [record.verified for record in b.sink.finals] == [True]
-
-    asyncio.run(main())
+    b = bench(probe=True)
+    await b.ask()
+    assert b.pool.status("one").state == "ready"
+    assert [record.verified for record in b.sink.finals] == [True]
 
 
 @pytest.mark.parametrize(

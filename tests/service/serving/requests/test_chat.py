@@ -31,311 +31,237 @@ def kinds(events):
     return [type(event) for event in events]
 
 
-def test_events_come_in_order_and_the_record_is_final_with_the_last(bench):
+async def test_events_come_in_order_and_the_record_is_final_with_the_last(bench):
     """Who sees `Finished` finds the final record submitted and the place in the queue free."""
-
-    async def main():
-        b = bench()
-        async with b.chat.open(b.request(max_tokens=2)) as answer:
-            events = []
-            async for event in answer:
-                events.append(event)
-                if isinstance(event, Finished):
-                    assert answer.record.status == b.sink.finals[-1].status == "ok"
-                    assert b.pool.requests == b.engines["one"].running == 0
-        assert kinds(events) == [Started, Delta, Delta, Finished]
-
-    run(main())
+    b = bench()
+    async with b.chat.open(b.request(max_tokens=2)) as answer:
+        events = []
+        async for event in answer:
+            events.append(event)
+            if isinstance(event, Finished):
+                assert answer.record.status == b.sink.finals[-1].status == "ok"
+                assert b.pool.requests == b.engines["one"].running == 0
+    assert kinds(events) == [Started, Delta, Delta, Finished]
 
 
-def test_no_event_goes_out_before_the_accepted_record_is_on_disk(bench, settle):
+async def test_no_event_goes_out_before_the_accepted_record_is_on_disk(bench, settle):
     """The engine works meanwhile, but the client waits for the disk."""
-
-    async def main():
-        b = bench()
-        b.sink.may_flush.clear()
-        async with b.chat.open(b.request()) as answer:
-            first = asyncio.create_task(anext(answer))
-            await asyncio.sleep(0.05)
-            await settle()
-            assert b.engines["one"].running == 1
-            assert not first.done()
-            b.sink.may_flush.set()
-            assert isinstance(await first, Started)
-
-    run(main())
+    b = bench()
+    b.sink.may_flush.clear()
+    async with b.chat.open(b.request()) as answer:
+        first = asyncio.create_task(anext(answer))
+        await asyncio.sleep(0.05)
+        await settle()
+        assert b.engines["one"].running == 1
+        assert not first.done()
+        b.sink.may_flush.set()
+        assert isinstance(await first, Started)
 
 
-def test_a_disk_that_takes_no_record_refuses_the_answer(bench):
+async def test_a_disk_that_takes_no_record_refuses_the_answer(bench):
     """Nothing is answered unrecorded, and the engine is let go."""
+    b = bench()
+    await b.ask()
 
-    async def main():
-        b = bench()
+    async def full():
+        raise StoreUnavailable("disk full")
+
+    b.sink.flushed = full
+    with pytest.raises(StoreUnavailable):
         await b.ask()
-
-        async def full():
-            raise StoreUnavailable("disk full")
-
-        b.sink.flushed = full
-        with pytest.raises(StoreUnavailable):
-            await b.ask()
-        assert b.sink.finals[-1].error_code == "store_unavailable"
-        assert (b.engines["one"].running, b.pool.requests) == (0, 0)
-
-    run(main())
+    assert b.sink.finals[-1].error_code == "store_unavailable"
+    assert (b.engines["one"].running, b.pool.requests) == (0, 0)
 
 
-def test_leaving_early_cancels_the_engine_and_records_it(bench):
+async def test_leaving_early_cancels_the_engine_and_records_it(bench):
     """The record is made before anything is awaited, and keeps what was answered."""
-
-    async def main():
-        b = bench()
-        async with b.chat.open(b.request(max_tokens=50)) as answer:
-            async for event in answer:
-                if isinstance(event, Delta):
-                    break
-        assert (b.engines["one"].running, b.pool.requests) == (0, 0)
-        (record,) = b.sink.finals
-        assert (record.status, record.completion_tokens) == ("cancelled", 1)
-
-    run(main())
+    b = bench()
+    async with b.chat.open(b.request(max_tokens=50)) as answer:
+        async for event in answer:
+            if isinstance(event, Delta):
+                break
+    assert (b.engines["one"].running, b.pool.requests) == (0, 0)
+    (record,) = b.sink.finals
+    assert (record.status, record.completion_tokens) == ("cancelled", 1)
 
 
-def test_an_answer_that_nobody_reads_is_recorded_too(bench):
+async def test_an_answer_that_nobody_reads_is_recorded_too(bench):
     """A client can leave before the first event was asked for."""
-
-    async def main():
-        b = bench()
-        async with b.chat.open(b.request()):
-            pass
-        assert [record.status for record in b.sink.finals] == ["cancelled"]
-
-    run(main())
+    b = bench()
+    async with b.chat.open(b.request()):
+        pass
+    assert [record.status for record in b.sink.finals] == ["cancelled"]
 
 
-def test_a_cancelled_task_leaves_a_record(bench, settle):
+async def test_a_cancelled_task_leaves_a_record(bench, settle):
     """A task cancelled while it waits for the engine, as on disconnect."""
-
-    async def main():
-        b = bench()
-        await b.ask()
-        b.engines["one"].may_step.clear()
-        task = asyncio.create_task(b.ask())
-        while not b.engines["one"].running:
-            await settle()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert b.sink.finals[-1].status == "cancelled"
-        assert (b.engines["one"].running, b.pool.requests) == (0, 0)
-
-    run(main())
+    b = bench()
+    await b.ask()
+    b.engines["one"].may_step.clear()
+    task = asyncio.create_task(b.ask())
+    while not b.engines["one"].running:
+        await settle()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert b.sink.finals[-1].status == "cancelled"
+    assert (b.engines["one"].running, b.pool.requests) == (0, 0)
 
 
 @pytest.mark.parametrize("error", [EngineFailed("host died"), ZeroDivisionError()])
-def test_an_engine_that_fails_in_the_middle_is_recorded(bench, error):
+async def test_an_engine_that_fails_in_the_middle_is_recorded(bench, error):
     """Our errors and bugs alike: one failed record, and the error goes on."""
-
-    async def main():
-        b = bench()
-        b.prepare["one"] = lambda engine: (
-            setattr(engine, "error", error),
-            setattr(engine, "fail_after_tokens", 2),
-        )
-        with pytest.raises(type(error)):
-            await b.ask()
-        (record,) = b.sink.finals
-        assert (record.status, record.completion_tokens) == ("failed", 2)
-        assert b.pool.requests == 0
-
-    run(main())
+    b = bench()
+    b.prepare["one"] = lambda engine: (
+        setattr(engine, "error", error),
+        setattr(engine, "fail_after_tokens", 2),
+    )
+    with pytest.raises(type(error)):
+        await b.ask()
+    (record,) = b.sink.finals
+    assert (record.status, record.completion_tokens) == ("failed", 2)
+    assert b.pool.requests == 0
 
 
-def test_a_request_that_killed_its_engine_twice_is_refused(bench):
+async def test_a_request_that_killed_its_engine_twice_is_refused(bench):
     """Only then, only that one, and as the client's own fault; others are answered."""
-
-    async def main():
-        b = bench()
-        b.prepare["one"] = lambda engine: setattr(engine, "error", EngineDied("killed"))
-        for _ in range(2):
-            with pytest.raises(EngineDied):
-                await b.ask()
-        b.engines["one"].error = None
-        with pytest.raises(PoisonedRequest):
+    b = bench()
+    b.prepare["one"] = lambda engine: setattr(engine, "error", EngineDied("killed"))
+    for _ in range(2):
+        with pytest.raises(EngineDied):
             await b.ask()
-        assert (b.sink.finals[-1].status, b.sink.finals[-1].error_code) == (
-            "refused",
-            "poisoned_request",
-        )
-        assert isinstance((await b.ask(max_tokens=4))[-1], Finished)
-        assert isinstance((await b.ask("two"))[-1], Finished)
+    b.engines["one"].error = None
+    with pytest.raises(PoisonedRequest):
+        await b.ask()
+    assert (b.sink.finals[-1].status, b.sink.finals[-1].error_code) == (
+        "refused",
+        "poisoned_request",
+    )
+    assert isinstance((await b.ask(max_tokens=4))[-1], Finished)
+    assert isinstance((await b.ask("two"))[-1], Finished)
 
-    run(main())
 
-
-def test_bystanders_of_a_death_are_not_suspected(bench):
+async def test_bystanders_of_a_death_are_not_suspected(bench):
     """The engine knows whom it was not computing for."""
-
-    async def main():
-        b = bench()
-        b.prepare["one"] = lambda engine: setattr(
-            engine, "error", EngineDied("killed", suspect=False)
-        )
-        for _ in range(3):
-            with pytest.raises(EngineDied):
-                await b.ask()
-
-    run(main())
-
-
-def test_an_answer_clears_a_suspect(bench):
-    """Two deaths with an answer in between are chance."""
-
-    async def main():
-        b = bench()
-        await b.ask()
-        for error in (EngineDied("a"), None, EngineDied("b"), None):
-            b.engines["one"].error = error
-            with contextlib.suppress(EngineDied):
-                await b.ask()
-        assert b.sink.finals[-1].status == "ok"
-
-    run(main())
-
-
-def test_suspects_run_one_at_a_time(bench, settle):
-    """So that a second death has one culprit; requests without suspicion go on."""
-
-    async def main():
-        b = bench()
-        await b.ask()
-        engine = b.engines["one"]
-        engine.error = EngineDied("killed")
-        for tokens in (2, 3):
-            with pytest.raises(EngineDied):
-                await b.ask(max_tokens=tokens)
-        engine.error = None
-        engine.may_step.clear()
-        asked = [asyncio.create_task(b.ask(max_tokens=tokens)) for tokens in (2, 3, 4)]
-        await settle()
-        assert engine.running == 2
-        engine.may_step.set()
-        answers = await asyncio.gather(*asked)
-        assert [answer[-1].completion_tokens for answer in answers] == [2, 3, 4]
-
-    run(main())
-
-
-def test_an_engine_that_ends_without_finishing_has_failed(bench):
-    """A stream never just stops."""
-
-    async def main():
-        b = bench()
-        b.prepare["one"] = lambda engine: setattr(engine, "ends_early", True)
-        with pytest.raises(EngineFailed, match="without finishing"):
+    b = bench()
+    b.prepare["one"] = lambda engine: setattr(engine, "error", EngineDied("killed", suspect=False))
+    for _ in range(3):
+        with pytest.raises(EngineDied):
             await b.ask()
-        assert b.sink.finals[-1].error_code == "engine_failed"
-
-    run(main())
 
 
-def test_an_unknown_model_leaves_a_refused_record(bench):
+async def test_an_answer_clears_a_suspect(bench):
+    """Two deaths with an answer in between are chance."""
+    b = bench()
+    await b.ask()
+    for error in (EngineDied("a"), None, EngineDied("b"), None):
+        b.engines["one"].error = error
+        with contextlib.suppress(EngineDied):
+            await b.ask()
+    assert b.sink.finals[-1].status == "ok"
+
+
+async def test_suspects_run_one_at_a_time(bench, settle):
+    """So that a second death has one culprit; requests without suspicion go on."""
+    b = bench()
+    await b.ask()
+    engine = b.engines["one"]
+    engine.error = EngineDied("killed")
+    for tokens in (2, 3):
+        with pytest.raises(EngineDied):
+            await b.ask(max_tokens=tokens)
+    engine.error = None
+    engine.may_step.clear()
+    asked = [asyncio.create_task(b.ask(max_tokens=tokens)) for tokens in (2, 3, 4)]
+    await settle()
+    assert engine.running == 2
+    engine.may_step.set()
+    answers = await asyncio.gather(*asked)
+    assert [answer[-1].completion_tokens for answer in answers] == [2, 3, 4]
+
+
+async def test_an_engine_that_ends_without_finishing_has_failed(bench):
+    """A stream never just stops."""
+    b = bench()
+    b.prepare["one"] = lambda engine: setattr(engine, "ends_early", True)
+    with pytest.raises(EngineFailed, match="without finishing"):
+        await b.ask()
+    assert b.sink.finals[-1].error_code == "engine_failed"
+
+
+async def test_an_unknown_model_leaves_a_refused_record(bench):
     """The refusal is counted like every request."""
-
-    async def main():
-        b = bench()
-        with pytest.raises(ModelNotFound):
-            b.chat.open(b.request("nobody"))
-        (record,) = b.sink.finals
-        assert (record.status, record.error_code, record.model) == (
-            "refused", "model_not_found", None,
-        )  # fmt: skip
-
-    run(main())
+    b = bench()
+    with pytest.raises(ModelNotFound):
+        b.chat.open(b.request("nobody"))
+    (record,) = b.sink.finals
+    assert (record.status, record.error_code, record.model) == (
+        "refused", "model_not_found", None,
+    )  # fmt: skip
 
 
-def test_the_first_request_is_cold_and_says_how_long_it_waited(bench):
+async def test_the_first_request_is_cold_and_says_how_long_it_waited(bench):
     """Time spent on a load is kept apart, and the next request is warm."""
-
-    async def main():
-        b = bench()
-        await b.ask()
-        await b.ask()
-        cold, warm = b.sink.finals
-        assert cold.cold
-        assert cold.load_ns > 0
-        assert (warm.cold, warm.load_ns) == (False, None)
-
-    run(main())
+    b = bench()
+    await b.ask()
+    await b.ask()
+    cold, warm = b.sink.finals
+    assert cold.cold
+    assert cold.load_ns > 0
+    assert (warm.cold, warm.load_ns) == (False, None)
 
 
 @pytest.mark.parametrize(
     "error", [ModelNotReady("x"), Overloaded("x"), ContextOverflow("x"), EngineFailed("x")]
 )
-def test_a_route_falls_to_its_next_arm_before_the_first_event(bench, error):
+async def test_a_route_falls_to_its_next_arm_before_the_first_event(bench, error):
     """What the first arm refused, the second answers; the record says both."""
-
-    async def main():
-        b = bench(routes=CHAIN)
-        b.prepare["one"] = lambda engine: setattr(engine, "error", error)
-        async with b.chat.open(b.request("chain")) as answer:
-            assert answer.model is None
-            assert isinstance([event async for event in answer][-1], Finished)
-            assert answer.model == "two"
-        (record,) = b.sink.finals
-        assert (record.status, record.model, record.route) == ("ok", "two", "fallback")
-        assert record.route_reason.endswith(f"one: {error.code}")
-        assert b.pool.requests == 0
-
-    run(main())
+    b = bench(routes=CHAIN)
+    b.prepare["one"] = lambda engine: setattr(engine, "error", error)
+    async with b.chat.open(b.request("chain")) as answer:
+        assert answer.model is None
+        assert isinstance([event async for event in answer][-1], Finished)
+        assert answer.model == "two"
+    (record,) = b.sink.finals
+    assert (record.status, record.model, record.route) == ("ok", "two", "fallback")
+    assert record.route_reason.endswith(f"one: {error.code}")
+    assert b.pool.requests == 0
 
 
-def test_a_route_whose_arms_all_refuse_fails_with_the_last_error(bench):
+async def test_a_route_whose_arms_all_refuse_fails_with_the_last_error(bench):
     """Nothing is hidden: the error is the last arm's, the reason names the first's."""
-
-    async def main():
-        b = bench(routes=CHAIN)
-        b.prepare["one"] = lambda engine: setattr(engine, "load_error", ModelNotReady("no memory"))
-        b.prepare["two"] = lambda engine: setattr(engine, "error", Overloaded("full"))
-        await b.pool.start()
-        with pytest.raises(Overloaded):
-            await b.ask("chain")
-        (record,) = b.sink.finals
-        assert record.status == "refused"
-        assert record.route_reason == "first arm; one: model_not_ready"
-        await b.pool.aclose()
-
-    run(main())
+    b = bench(routes=CHAIN)
+    b.prepare["one"] = lambda engine: setattr(engine, "load_error", ModelNotReady("no memory"))
+    b.prepare["two"] = lambda engine: setattr(engine, "error", Overloaded("full"))
+    await b.pool.start()
+    with pytest.raises(Overloaded):
+        await b.ask("chain")
+    (record,) = b.sink.finals
+    assert record.status == "refused"
+    assert record.route_reason == "first arm; one: model_not_ready"
+    await b.pool.aclose()
 
 
-def test_an_answer_that_began_never_changes_its_arm(bench):
+async def test_an_answer_that_began_never_changes_its_arm(bench):
     """After the first event a failure is a failure: half an answer cannot be taken back."""
-
-    async def main():
-        b = bench(routes=CHAIN)
-        b.prepare["one"] = lambda engine: (
-            setattr(engine, "error", EngineFailed("died")),
-            setattr(engine, "fail_after_tokens", 1),
-        )
-        with pytest.raises(EngineFailed):
-            await b.ask("chain")
-        assert "two" not in b.engines
-
-    run(main())
+    b = bench(routes=CHAIN)
+    b.prepare["one"] = lambda engine: (
+        setattr(engine, "error", EngineFailed("died")),
+        setattr(engine, "fail_after_tokens", 1),
+    )
+    with pytest.raises(EngineFailed):
+        await b.ask("chain")
+    assert "two" not in b.engines
 
 
-def test_a_weighted_route_tells_who_answered(bench):
+async def test_a_weighted_route_tells_who_answered(bench):
     """A route with one possible arm is settled from the start."""
-
-    async def main():
-        route = WeightedRoute(arms=(Arm(model="three"), Arm(model="two", weight=1e-9)))
-        b = bench(routes={"ab": route})
-        async with b.chat.open(b.request("ab", sticky_key="ann")) as answer:
-            assert answer.model == "three"
-            await anext(answer)
-        assert b.sink.finals[0].requested_model == "ab"
-
-    run(main())
+    route = WeightedRoute(arms=(Arm(model="three"), Arm(model="two", weight=1e-9)))
+    b = bench(routes={"ab": route})
+    async with b.chat.open(b.request("ab", sticky_key="ann")) as answer:
+        assert answer.model == "three"
+        await anext(answer)
+    assert b.sink.finals[0].requested_model == "ab"
 
 
 @pytest.mark.parametrize(
@@ -345,38 +271,30 @@ def test_a_weighted_route_tells_who_answered(bench):
         ({"r": FallbackRoute(arms=(Arm(model="nobody"),))}, "names the model nobody"),
     ],
 )
-def test_wrong_routes_are_found_at_the_start(bench, routes, message):
+async def test_wrong_routes_are_found_at_the_start(bench, routes, message):
     """A typing error in the configuration is no surprise of the first request."""
-
-    async def main():
-        with pytest.raises(ConfigError, match=message):
-            bench(routes=routes)
-
-    run(main())
+    with pytest.raises(ConfigError, match=message):
+        bench(routes=routes)
 
 
-def test_random_cancellation_leaves_no_request_behind(bench):
+async def test_random_cancellation_leaves_no_request_behind(bench):
     """200 requests cancelled at random points: every record once, every place free."""
+    b = bench(max_queued_requests=500)
+    await b.ask()
+    draws = random.Random(7)
 
-    async def main():
-        b = bench(max_queued_requests=500)
-        await b.ask()
-        draws = random.Random(7)
+    async def victim(number):
+        task = asyncio.create_task(b.ask(request_id=f"v{number}", max_tokens=20))
+        for _ in range(draws.randrange(60)):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
-        async def victim(number):
-            task = asyncio.create_task(b.ask(request_id=f"v{number}", max_tokens=20))
-            for _ in range(draws.randrange(60)):
-                await asyncio.sleep(0)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-        await asyncio.gather(*(victim(number) for number in range(200)))
-        ids = [record.request_id for record in b.sink.finals if record.request_id[0] == "v"]
-        assert sorted(ids) == sorted(
-            {record.request_id for record in b.sink.records if record.request_id[0] == "v"}
-        )
-        assert len({record.status for record in b.sink.finals}) > 1
-        assert (b.pool.requests, b.engines["one"].running) == (0, 0)
-        assert repr(b.gate) == "<Gate inside=0 alone=False waiting=0>"
-
-    run(main())
+    await asyncio.gather(*(victim(number) for number in range(200)))
+    ids = [record.request_id for record in b.sink.finals if record.request_id[0] == "v"]
+    assert sorted(ids) == sorted(
+        {record.request_id for record in b.sink.records if record.request_id[0] == "v"}
+    )
+    assert len({record.status for record in b.sink.finals}) > 1
+    assert (b.pool.requests, b.engines["one"].running) == (0, 0)
+    assert repr(b.gate) == "<Gate inside=0 alone=False waiting=0>"

@@ -1,19 +1,11 @@
 """Who is suspected of an engine's death, and for how long."""
 
 import pytest
+from support.clock import Clock
 
 from service.core.chat import ChatRequest, Sampling, TextPrompt
 from service.core.errors import PoisonedRequest
 from service.serving.requests.quarantine import CAPACITY, TTL_S, Quarantine
-
-
-class Clock:
-    """Stands still until it is set."""
-
-    now_s = 0.0
-
-    def __call__(self):
-        return self.now_s
 
 
 @pytest.fixture
@@ -80,12 +72,12 @@ def test_an_answer_clears_a_suspect(quarantine):
 def test_a_suspicion_ends(quarantine, clock):
     """Each death renews it."""
     quarantine.blame(request())
-    clock.now_s = TTL_S - 1
+    clock.now = TTL_S - 1
     quarantine.blame(request())
-    clock.now_s = 2 * TTL_S - 2
+    clock.now = 2 * TTL_S - 2
     with pytest.raises(PoisonedRequest, match="next 1 min"):
         quarantine.check(request())
-    clock.now_s = 2 * TTL_S
+    clock.now = 2 * TTL_S
     assert quarantine.check(request()) is False
 
 
