@@ -1,4 +1,4 @@
-"""A `triptych serve` of its own for a benchmark, and where it listens."""
+"""Start a `triptych serve` for a benchmark."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ LOG_CHARACTERS = 2000
 
 
 class RunningService(NamedTuple):
-    """Its address and its process."""
+    """Base URL and process of a running service."""
 
     address: str
     pid: int
@@ -23,7 +23,7 @@ class RunningService(NamedTuple):
 
 @contextmanager
 def running_service(folder: Path, *options: str, start_s: float) -> Iterator[RunningService]:
-    """Start it and wait until it is ready; SystemExit with the end of its log if it is not."""
+    """Start a service and wait until it is ready. Raises SystemExit with the tail of its log."""
     log = folder / "log"
     command = [sys.executable, "-m", "service", "serve", "--port", "0", *options]
     with log.open("w") as output:

@@ -1,9 +1,9 @@
-"""What the service itself costs a token: CPU time of its process over the tokens it streamed.
+"""CPU time that the service process spends per streamed token.
 
 The echo engine answers at once, so everything that is counted is HTTP, serving, recording and SSE.
-With `--remote` a second service stands before it, whose model is the first one's: what a token of
-another server costs. CPU time is read from /proc and not from the clock, so that the client beside
-it does not count. The last line of output is one JSON document with the same data.
+With `--remote` a second service stands before it, whose model is the first one's: the cost of a
+token that another server generated. CPU time is read from /proc and not from the clock, so that
+the client beside it does not count. The last line of output is one JSON document with the data.
 
     python benchmarks/service_overhead.py --streams 1 8 32
     python benchmarks/service_overhead.py --streams 1 8 32 --remote --itl-ms 20
@@ -53,7 +53,7 @@ def cpu_s(pid: int) -> float:
 
 
 async def stream(client: httpx.AsyncClient, words: int) -> int:
-    """One streamed answer; how many tokens it had."""
+    """Read one streamed answer and return its number of tokens."""
     body = {
         "model": "echo",
         "stream": True,
@@ -71,7 +71,7 @@ async def stream(client: httpx.AsyncClient, words: int) -> int:
 
 
 async def measure(base_url: str, pid: int, streams: int, words: int, repeats: int) -> dict:
-    """CPU microseconds of the service a token, `streams` at once."""
+    """CPU microseconds of the service per token at `streams` concurrent streams."""
     async with httpx.AsyncClient(base_url=base_url, timeout=120, limits=httpx.Limits()) as client:
         await asyncio.gather(*(stream(client, 32) for _ in range(streams)))  # warm-up
         before_s, begun = cpu_s(pid), time.perf_counter()

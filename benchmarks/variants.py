@@ -1,4 +1,4 @@
-"""Every variant of some models: bytes, times, and how well it predicts text beside its parent.
+"""Compare the variants of some models: bytes, latencies, and bits per byte beside the parent.
 
     python benchmarks/variants.py --text wikitext2-test.txt.gz --data-dir data --rounds 3
 
@@ -61,14 +61,14 @@ COLUMNS = {
 
 
 class Scored(NamedTuple):
-    """How a model predicts a text."""
+    """Bits per byte and top-1 predictions of a model on a text."""
 
     bits_per_byte: float
     likeliest: list[int]
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """One variant, in this process."""
+    """Measure one variant in this process."""
     entry, variant = load_catalog(options.models).find(options.one)
     resolved = locate(entry, variant, options.data_dir / "models")
     begun = time.perf_counter()
@@ -97,7 +97,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def read_tokens(options: argparse.Namespace, folder: Path) -> tuple[list[int], int]:
-    """The first tokens of the text, and the bytes of text that they are."""
+    """First tokens of the text, and the number of UTF-8 bytes that they cover."""
     content = options.text.read_bytes()
     text = (gzip.decompress(content) if options.text.suffix == ".gz" else content).decode()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -109,14 +109,14 @@ def read_tokens(options: argparse.Namespace, folder: Path) -> tuple[list[int], i
 
 
 def taken(model: SlotModel) -> int:
-    """The model's slot."""
+    """Take a slot of the model."""
     slot = model.take()
     assert slot is not None
     return slot
 
 
 def time_to_first_token(model: SlotModel, prompt: Sequence[int]) -> float:
-    """Seconds of a prefill and the choice of a token."""
+    """Seconds of a prefill with one sampled token."""
     slot = taken(model)
     begun = time.perf_counter()
     int(model.prefill(slot, prompt).argmax())
@@ -139,7 +139,7 @@ def step_times(model: SlotModel, prompt: Sequence[int]) -> list[float]:
 
 
 def state_bytes(model: SlotModel, tokens: int) -> int:
-    """Live bytes of a sequence's state."""
+    """Live state bytes of one sequence."""
     slot = taken(model)
     model.prefill(slot, [1] * tokens)
     state = model.state_bytes(slot)
@@ -154,7 +154,7 @@ def state_bytes(model: SlotModel, tokens: int) -> int:
 
 
 def score(model: SlotModel, token_ids: Sequence[int], size_bytes: int, window: int) -> Scored:
-    """Predict a text in windows."""
+    """Score a text in windows."""
     nats, likeliest = 0.0, []
     for first in range(0, len(token_ids), window):
         part = token_ids[first : first + window]
@@ -179,7 +179,7 @@ def torch_names(entry: CatalogEntry) -> list[str]:
 
 
 def run(name: str, options: argparse.Namespace, out: Path) -> dict[str, Any]:
-    """One variant in a process of its own."""
+    """Measure one variant in a fresh process."""
     command = [sys.executable, __file__, "--one", name, "--out", str(out)]
     command += ["--text", str(options.text), "--data-dir", str(options.data_dir)]
     command += ["--tokens", str(options.tokens), "--window", str(options.window)]
@@ -203,7 +203,7 @@ def compared(rounds: Sequence[dict[str, Any]], parent: Sequence[int]) -> dict[st
 
 
 def printed(column: str, value: object) -> str:
-    """A number as the table shows it."""
+    """Format a number for the table."""
     match column, value:
         case "weights_bytes" | "state_bytes" | "peak_bytes", int() | float():
             return f"{value / 1e6:,.2f}"
@@ -218,7 +218,7 @@ def printed(column: str, value: object) -> str:
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Markdown."""
+    """Render the results as a Markdown table."""
     print("| model | " + " | ".join(COLUMNS.values()) + " |")
     print("|---|---|" + "--:|" * (len(COLUMNS) - 1))
     for row in rows:

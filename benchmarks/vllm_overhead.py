@@ -1,4 +1,4 @@
-"""What the way through Triptych costs a vLLM: the same process asked directly and through it.
+"""Throughput of one vLLM process, asked directly and through Triptych.
 
     python benchmarks/vllm_overhead.py --vllm-python .venv-vllm/bin/python
 
@@ -41,7 +41,7 @@ class Served(NamedTuple):
     model: str
 
     def client(self, way: str) -> httpx.AsyncClient:
-        """A client of vLLM itself, or of the service."""
+        """HTTP client of vLLM itself, or of the service in front of it."""
         direct = way == "direct"
         return httpx.AsyncClient(
             transport=AiohttpTransport(
@@ -54,7 +54,7 @@ class Served(NamedTuple):
 
 @contextmanager
 def served(options: argparse.Namespace) -> Iterator[Served]:
-    """A service whose model answers."""
+    """Start a service and wait until its model answers."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         settings = [
@@ -79,7 +79,7 @@ def served(options: argparse.Namespace) -> Iterator[Served]:
 
 
 async def ask(client: httpx.AsyncClient, model: str, first: int, tokens: int) -> tuple[int, float]:
-    """One streamed answer: its tokens, and the seconds until it began."""
+    """Read one streamed answer: number of tokens, and TTFT in seconds."""
     body = {
         "model": model,
         "stream": True,
@@ -101,7 +101,7 @@ async def ask(client: httpx.AsyncClient, model: str, first: int, tokens: int) ->
 
 
 async def measure(where: Served, way: str, streams: int, options: argparse.Namespace) -> Any:  # noqa: ANN401
-    """Rate of `streams` clients that each ask one question after the other."""
+    """Tokens per second of `streams` closed-loop clients."""
     async with where.client(way) as client:
 
         async def one(number: int) -> list[tuple[int, float]]:
@@ -123,7 +123,7 @@ async def measure(where: Served, way: str, streams: int, options: argparse.Names
 
 
 def compare(where: Served, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Medians and ratios by number of streams; the ways take turns."""
+    """Medians and ratios by number of streams; direct and proxied rounds alternate."""
     rows = []
     for streams in options.streams:
         runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}

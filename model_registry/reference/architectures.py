@@ -155,10 +155,10 @@ def initialize(model: PreTrainedModel, seed: int) -> None:
 
 
 def is_residual_output(name: str) -> bool:
-    """Whether the module of that name writes into the residual stream."""
+    """True if the module of that name writes into the residual stream."""
     return name.endswith(RESIDUAL_OUTPUTS)
 
 
 def parameter_count(model: PreTrainedModel) -> int:
-    """Parameters, the tied embedding counted once."""
+    """Number of parameters, the tied embedding counted once."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -45,13 +45,13 @@ class Document(NamedTuple):
 
 
 def synthetic_share(documents: int) -> float:
-    """The chance that the next document is a task: high at first, so that recall forms early."""
+    """Probability that the next document is a task: high at first, so that recall forms early."""
     progress = min(1.0, documents / CURRICULUM_DOCUMENTS)
     return SYNTHETIC_SHARE_FIRST + progress * (SYNTHETIC_SHARE_LATER - SYNTHETIC_SHARE_FIRST)
 
 
 def mixed_dialogues(dialogues: Sequence[Dialogue], seed: int) -> Iterator[Dialogue]:
-    """Endless: the dialogues, each epoch in a new order, with tasks strewn in."""
+    """Endless stream of dialogues, reshuffled each epoch, interleaved with tasks."""
     tasks = synthetic_dialogues(seed)
     shuffled = epochs(dialogues, seed)
     random = Random(f"mixture-{seed}")  # noqa: S311 - data, no secret
@@ -67,7 +67,7 @@ def mixed_dialogues(dialogues: Sequence[Dialogue], seed: int) -> Iterator[Dialog
 
 
 def epochs(dialogues: Sequence[Dialogue], seed: int) -> Iterator[Dialogue]:
-    """The dialogues without end, shuffled anew for each epoch."""
+    """Endless stream of dialogues, reshuffled each epoch."""
     for epoch in count():
         random = Random(f"epoch-{seed}-{epoch}")  # noqa: S311 - data, no secret
         yield from random.sample(dialogues, len(dialogues))

@@ -44,7 +44,7 @@ class MinimalPair(msgspec.Struct, frozen=True):
 
 
 class Material(msgspec.Struct, frozen=True):
-    """The texts measured on."""
+    """Held-out texts of the evaluation."""
 
     dialogues: tuple[tuple[Message, ...], ...]
     wikitext: str
@@ -53,14 +53,14 @@ class Material(msgspec.Struct, frozen=True):
 
     @property
     def dialogue_bytes(self) -> int:
-        """UTF-8 bytes of what is said, without ChatML's markers."""
+        """UTF-8 bytes of the messages, without ChatML's markers."""
         return sum(len(m.content.encode()) for dialogue in self.dialogues for m in dialogue)
 
 
 def read_material(
     corpus: Path, asked: tuple[Probe, ...], dialogues: int | None, wikitext_characters: int | None
 ) -> Material:
-    """All held-out texts of a corpus folder, or the first so much of them if given."""
+    """Load the held-out texts of a corpus folder, or the first part of them."""
     held_out = islice(read_dialogues(corpus / "sgd-test.jsonl.gz"), dialogues)
     decoder = msgspec.json.Decoder(MinimalPair)
     with gzip.open(corpus / "blimp-60-each.jsonl.gz", "rb") as lines:
@@ -77,14 +77,14 @@ def read_material(
 def dialogue_bits_per_byte(
     model: PreTrainedModel, tokenizer: Tokenizer, material: Material
 ) -> float:
-    """Over whole chats, each from its start; the markers' cost is included, their bytes not."""
+    """Bits per byte of whole chats; the markers' bits are counted, their bytes are not."""
     encodings = tokenizer.encode_batch_fast([render_chat(chat) for chat in material.dialogues])
     total = sum(log_probabilities(model, [encoding.ids for encoding in encodings]))
     return bits_per_byte(total, material.dialogue_bytes)
 
 
 def wikitext_bits_per_byte(model: PreTrainedModel, tokenizer: Tokenizer, text: str) -> float:
-    """Over windows of WINDOW_TOKENS without overlap, each begun as a user's turn."""
+    """Bits per byte over non-overlapping windows of WINDOW_TOKENS, each opened as a user turn."""
     prefix = tokenizer.encode(USER_TURN).ids
     ids = tokenizer.encode(text).ids
     step = WINDOW_TOKENS - len(prefix)

@@ -13,7 +13,7 @@ from model_registry.reference.corpus import MESSAGE_START, Message, render_chat
 def greedy_ids(
     model: PreTrainedModel, tokenizer: Tokenizer, messages: tuple[Message, ...], max_tokens: int
 ) -> list[int]:
-    """The answer's token ids, the end of the message included when it came."""
+    """Token ids of the answer, including the end-of-message token if it was generated."""
     prompt = tokenizer.encode(render_chat(messages) + f"{MESSAGE_START}assistant\n").ids
     ids = torch.tensor([prompt])
     generate: Any = model.generate  # its stub refuses PreTrainedModel as self

@@ -22,7 +22,7 @@ Chat = tuple[Message, ...]
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """One cell of the card: chats whose last message is the answer looked for."""
+    """One cell of the card: chats whose last message is the expected answer."""
 
     task: str
     size: int | None

@@ -1,4 +1,4 @@
-"""What the model card reports, as values, JSON and tables."""
+"""Results of the model card, as values, JSON and tables."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Results(msgspec.Struct, frozen=True):
-    """The measures of all models, and on how much they were taken."""
+    """Measures of all models, and the sample sizes behind them."""
 
     dialogues: int
     dialogue_bytes: int
@@ -43,12 +43,12 @@ class Results(msgspec.Struct, frozen=True):
 
 
 def write_results(results: Results, path: Path) -> None:
-    """Write JSON with four digits after the point: more is noise on samples of this size."""
+    """Write JSON with four decimals: more is noise on samples of this size."""
     path.write_bytes(msgspec.json.format(msgspec.json.encode(rounded(results)), indent=2) + b"\n")
 
 
 def rounded(value: object) -> object:
-    """The value in plain types, its floats to four digits."""
+    """Convert to plain types, floats rounded to four decimals."""
     if isinstance(value, msgspec.Struct):
         return rounded(msgspec.to_builtins(value))
     if isinstance(value, dict):

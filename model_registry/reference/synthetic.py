@@ -68,14 +68,14 @@ def statement(pairs: list[Pair]) -> tuple[Message, Message]:
 
 
 def question(pairs: list[Pair]) -> tuple[Message, Message]:
-    """What goes with some keys, and the answer: their pairs in the order asked."""
+    """Question about some keys, and its answer: their pairs in the order asked."""
     keys = ", ".join(key for key, _ in pairs)
     answer = "\n".join(" ".join(pair) for pair in pairs)
     return Message("user", f"What goes with {keys}?"), Message("assistant", answer)
 
 
 def distraction(random: Random) -> tuple[Message, ...]:
-    """A short task that has nothing to do with the pairs."""
+    """A short task unrelated to the pairs."""
     return copy(random, random.randint(1, MAX_DISTRACTING_WORDS))
 
 
@@ -95,7 +95,7 @@ def count_sequence(random: Random) -> tuple[Message, ...]:
 
 
 def count_occurrences(random: Random) -> tuple[Message, ...]:
-    """How often a word occurs (0 to 9 times) among others."""
+    """Count the occurrences (0 to 9) of a word among others."""
     wanted, *others = random.sample(WORDS, 6)
     occurrences = random.randint(0, 9)
     total = max(occurrences, 1) + random.randint(0, MAX_COUNTED_WORDS - 9)
@@ -127,5 +127,5 @@ def synthetic_dialogues(seed: int) -> Iterator[Dialogue]:
 
 
 def is_synthetic(dialogue: Dialogue) -> bool:
-    """Whether a dialogue came from `synthetic_dialogues`."""
+    """True if a dialogue came from `synthetic_dialogues`."""
     return dialogue.id.rpartition("-")[0] in TASKS

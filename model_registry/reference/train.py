@@ -1,4 +1,4 @@
-"""`python -m model_registry.reference.train`: train the trio, or one of it, on the CPU."""
+"""`python -m model_registry.reference.train`: train the reference models on the CPU."""
 
 import signal
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def tokenizer_for(dialogues: list[Dialogue], seed: int) -> Tokenizer:
 
 
 class Interrupt:
-    """While entered, remembers Ctrl-C, so that a run stops between two steps."""
+    """Context that defers Ctrl-C, so that a run stops between two steps."""
 
     requested = False
 
@@ -69,7 +69,7 @@ class LossColumn(ProgressColumn):
         self.trainer = trainer
 
     def render(self, _task: Task) -> Text:
-        """Nothing before the first step."""
+        """Return an empty text before the first step."""
         recent = self.trainer.losses[-LOSS_WINDOW_STEPS:]
         return Text(f"loss {sum(recent) / len(recent):.3f}" if recent else "")
 
@@ -78,7 +78,7 @@ class SpeedColumn(ProgressColumn):
     """Training speed in tokens a second."""
 
     def render(self, task: Task) -> Text:
-        """Nothing until rich has an estimate."""
+        """Return an empty text until rich has an estimate."""
         return Text(f"{task.speed * BATCH_TOKENS:,.0f} tokens/s" if task.speed else "")
 
 

@@ -35,7 +35,7 @@ def learning_rate_scale(tokens: int, budget_tokens: int) -> float:
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Muon's matrices (those of the blocks) and AdamW's rest (embedding, convolutions, vectors)."""
+    """Split parameters: matrices of blocks for Muon; embedding, convolutions, vectors for AdamW."""
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -97,7 +97,7 @@ class Trainer:
         )
 
     def state(self) -> dict[str, Any]:
-        """All that the rest of the run depends on, beside the data."""
+        """Everything that a resumed run depends on, apart from the data."""
         return {
             "architecture": self.architecture,
             "seed": self.seed,
@@ -122,7 +122,7 @@ class Trainer:
 
 
 def save_checkpoint(trainer: Trainer, path: Path) -> None:
-    """Write the trainer's state, and its losses as JSON beside; a reader never sees half a file."""
+    """Write the trainer's state, and its losses as JSON beside it, each atomically."""
     partial = path.with_suffix(".partial")
     torch.save(trainer.state(), partial)
     partial.replace(path)
@@ -130,5 +130,5 @@ def save_checkpoint(trainer: Trainer, path: Path) -> None:
 
 
 def load_checkpoint(trainer: Trainer, path: Path) -> None:
-    """Restore the trainer from a file of `save_checkpoint`, tensors and plain values only."""
+    """Restore the trainer from a file of `save_checkpoint`; loads tensors and plain values only."""
     trainer.restore(torch.load(path, map_location="cpu", weights_only=True))
