@@ -35,6 +35,16 @@ def test_json_is_one_document_with_both_records(echo_service):
     assert len({arm["request_id"] for arm in arms}) == 2
 
 
+def test_an_answer_may_hold_any_line_separator(echo_service):
+    """U+2028 and U+0085 end no event; a reader of text lines once broke the JSON at them."""
+    done = compare("one\u2028two\u0085three", *ARMS, "--json", "--url", echo_service.base_url)
+
+    assert done.returncode == 0, done.stderr
+    assert [arm["text"].strip() for arm in json.loads(done.stdout)["arms"]] == [
+        "one\u2028two\u0085three"
+    ] * 2
+
+
 def test_a_model_that_does_not_exist_is_an_error_in_its_column(echo_service):
     """The other arm answers all the same, and the exit status says that one failed."""
     done = compare("one", "-m", "echo", "-m", "nobody", "--url", echo_service.base_url)

@@ -1,4 +1,4 @@
-"""`triptych compare`: one prompt, several models, live in the terminal."""
+"""`triptych compare`: send one prompt to several models and show the answers live."""
 
 import json
 import sys
@@ -12,32 +12,33 @@ from rich.console import Console
 from rich.live import Live
 
 from service.cli.compare.view import Arm, columns, summary
+from service.core.sse import SseReader
 
-#: How often the columns are drawn anew: often enough to look live, rarely enough to cost nothing.
+#: Redraws of the columns: enough to look live, few enough to cost nothing.
 FRAMES_PER_S = 12
 
 
 @click.command()
 @click.argument("prompt")
-@click.option("-m", "--model", "models", multiple=True, help="A model; name two to eight.")
+@click.option("-m", "--model", "models", multiple=True, help="Model to ask; give two to eight.")
 @click.option(
     "--url",
     default="http://127.0.0.1:8000",
     show_default=True,
     envvar="TRIPTYCH_URL",
     show_envvar=True,
-    help="The service.",
+    help="Address of the service.",
 )
-@click.option("--system", help="A system message before the prompt.")
+@click.option("--system", help="System message before the prompt.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True)
-@click.option("--seed", type=int, help="Same seed, same texts.")
+@click.option("--seed", type=int, help="Seed of the sampler: the same seed gives the same answers.")
 @click.option(
     "--mode",
     type=click.Choice(["isolated", "concurrent"]),
     default="isolated",
     show_default=True,
-    help="One after another with nothing else running, or all at once.",
+    help="isolated: one model after another, with nothing else running; concurrent: all at once.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as one JSON document.")
 def compare(  # noqa: PLR0913 (one argument an option)
@@ -52,7 +53,7 @@ def compare(  # noqa: PLR0913 (one argument an option)
     mode: str,
     as_json: bool,
 ) -> None:
-    r"""Ask several models the same PROMPT and show side by side what each answer cost.
+    r"""Send PROMPT to several models and show answers and costs side by side.
 
     \b
     triptych compare "Find me a restaurant in San Jose." \
@@ -86,7 +87,7 @@ def compare(  # noqa: PLR0913 (one argument an option)
 def show(
     events: Iterator[dict[str, Any]], arms: list[Arm], console: Console, quiet: bool
 ) -> dict[str, Any]:
-    """Draw the events of a comparison as they come; the whole comparison."""
+    """Draw the events of a comparison as they arrive; return the comparison."""
     drawn = Live(
         get_renderable=lambda: columns(arms),
         console=console,
@@ -111,7 +112,7 @@ def show(
 
 
 def _events(url: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The events of `POST /v1/compare`."""
+    """Stream `POST /v1/compare`."""
     with (
         httpx.Client(base_url=url, timeout=httpx.Timeout(10, read=None)) as client,
         client.stream("POST", "/v1/compare", json=body) as answer,
@@ -119,9 +120,12 @@ def _events(url: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if answer.is_error:
             answer.read()
             raise click.ClickException(_message(answer))
-        for line in answer.iter_lines():
-            if line.startswith("data: {"):
-                event = json.loads(line.removeprefix("data: "))
+        reader = SseReader()
+        for received in answer.iter_bytes():
+            for data in reader.push(received):
+                if data == b"[DONE]":
+                    return
+                event = json.loads(data)
                 if "error" in event and "object" not in event:
                     raise click.ClickException(event["error"]["message"])
                 yield event

@@ -1,4 +1,4 @@
-"""What `triptych compare` draws: answers in columns, then a table of what they cost."""
+"""Terminal view of `triptych compare`: answers in columns, then a table of costs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,12 +10,12 @@ from rich.text import Text
 
 from service.core.sizes import human_bytes
 
-#: One colour an arm, told apart also by those who see few colours (Okabe and Ito 2008).
+#: One colour an arm, safe for colour-blind readers (Okabe and Ito 2008).
 COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#0072b2", "#d55e00", "#999999")
 
 
 class Arm:
-    """One model's column while its answer grows."""
+    """Column of one model while its answer arrives."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -27,17 +27,17 @@ class Arm:
         return f"<Arm {self.model} {self.state} tokens={self.tokens}>"
 
     def start(self) -> None:
-        """Its prefill begins."""
+        """Mark its prefill as begun."""
         self.state = "reading the prompt"
 
     def extend(self, text: str, tokens: int) -> None:
-        """More of its answer."""
+        """Append new text."""
         self.state = "answering"
         self.text += text
         self.tokens += tokens
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Its whole answer, or why there is none."""
+        """Take the complete answer, or the error."""
         if result["error"]:
             self.state = "failed"
             self.text = result["error"]["message"]
@@ -48,13 +48,13 @@ class Arm:
 
 
 class Row(NamedTuple):
-    """One line of the table."""
+    """Table row: a metric and its format."""
 
     label: str
     value: Callable[[dict[str, Any]], float | None]
     show: Callable[[float], str]
     difference: str | None
-    """Field of the arm's difference to the first arm whose ratio is shown beside the value."""
+    """Field of `difference` whose ratio to the first arm is shown beside the value."""
 
 
 def _state(kind: str) -> Callable[[dict[str, Any]], float | None]:
@@ -89,12 +89,12 @@ ROWS = (
 )
 
 
-#: A row that holds nothing else is left out.
+#: Cells without information; rows of nothing else are left out.
 NOTHING = ("–", "0 B")
 
 
 def columns(arms: Sequence[Arm]) -> RenderableType:
-    """The answers side by side."""
+    """Lay the answers out side by side."""
     grid = Table.grid(expand=True, padding=(0, 1))
     for _ in arms:
         grid.add_column(ratio=1)
@@ -114,7 +114,7 @@ def _panel(arm: Arm, colour: str) -> Panel:
 
 
 def summary(comparison: dict[str, Any]) -> RenderableType:
-    """What each answer cost, its ratio to the first arm, and what limits the comparison."""
+    """Tabulate costs and ratios to the first arm; list order and caveats below."""
     table = Table(title=f"measured {comparison['mode']}", title_justify="left", box=None)
     table.add_column("")
     for arm, colour in zip(comparison["arms"], COLOURS, strict=False):

@@ -16,7 +16,7 @@ from service.core.chat import ChatPrompt, ChatRequest, Prompt, TextPrompt, Token
 from service.core.errors import EngineFailed, ModelNotReady, TriptychError, UnsupportedField
 from service.core.events import EngineEvent, ModelBuild, ModelMemory, StateBytes
 from service.core.ports import TokenizerInfo
-from service.core.sse import SseData
+from service.core.sse import SseReader
 from service.engines.openai.answer import UNKNOWN_VERSION, ArrivingAnswer
 from service.engines.openai.dialects import DIALECTS, Dialect, DialectName, body, spoken
 from service.engines.openai.errors import of_status
@@ -133,7 +133,7 @@ class OpenAiEngine:
                 self._reachability.reached()
                 if response.status_code != httpx.codes.OK:
                     raise await self._refusal(response)
-                events = SseData()
+                events = SseReader()
                 async for received in response.aiter_raw():
                     at_ns = time.monotonic_ns()
                     for data in events.push(received):
