@@ -1,4 +1,4 @@
-"""All routes as one ASGI application."""
+"""The ASGI application: every route, its dependencies and error handlers."""
 
 from functools import partial
 
@@ -7,6 +7,7 @@ from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.types import ControllerRouterHandler
 
+from service.api.body import JsonRequest
 from service.api.compare.routes import create_comparison
 from service.api.docs.document import Description
 from service.api.docs.page import docs_router, openapi_document
@@ -68,7 +69,7 @@ ROUTES: list[ControllerRouterHandler] = [
 
 
 def create_api(services: Services) -> Litestar:
-    """The application; who built the services starts and closes them."""
+    """Build the application; the caller starts and closes the services."""
     return Litestar(
         route_handlers=ROUTES,
         dependencies={
@@ -79,6 +80,7 @@ def create_api(services: Services) -> Litestar:
             "sink": _constant(services.sink),
         },
         exception_handlers=EXCEPTION_HANDLERS,
+        request_class=JsonRequest,
         before_send=[add_request_id],
         openapi_config=None,  # its own pages would bring other error bodies; see `describe`
         request_max_body_size=services.settings.max_body_bytes,
@@ -87,7 +89,7 @@ def create_api(services: Services) -> Litestar:
 
 
 def describe(version: str) -> dict[str, object]:
-    """The OpenAPI document of all routes."""
+    """Build the OpenAPI document of all routes."""
     names = ("services", "fields", "description", "store", "sink")
     api = Litestar(
         route_handlers=ROUTES,

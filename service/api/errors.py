@@ -2,7 +2,6 @@
 
 import logging
 import math
-import re
 from typing import Any
 
 from litestar import Request, Response
@@ -107,13 +106,13 @@ def handle_http_error(_: Request[Any, Any, Any], error: HTTPException) -> Respon
 
 
 def _invalid_value(error: ValidationException) -> tuple[str | None, str]:
-    """Field and rule; msgspec's messages name types and limits, never the value."""
-    path = re.search(r"at `\$\.data\.([^`]+)`", str(error.__cause__))
+    """Name the parameter and the rule; msgspec's messages never contain the value."""
     details = [detail for detail in error.extra or () if isinstance(detail, dict)]
     rule = details[0]["message"] if details else error.detail
-    field = path[1] if path else next((detail.get("key") for detail in details), None)
-    param = None if field == "data" else field
-    return param, f"`{param}`: {rule}" if param else f"The request body is invalid: {rule}"
+    field = next((detail.get("key") for detail in details), None)
+    if field == "data":  # what a body holds is checked by `service.api.body`
+        return None, "The request body is empty; send JSON."
+    return field, f"`{field}`: {rule}" if field else f"The request is invalid: {rule}"
 
 
 def handle_unreadable(_: Request[Any, Any, Any], __: Exception) -> Response[ErrorBody]:

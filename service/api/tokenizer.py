@@ -1,24 +1,24 @@
-"""A model's tokenizer, as evaluation harnesses ask for it."""
+"""Tokenizer endpoints, as evaluation harnesses use them."""
 
 from typing import Annotated
 
 from litestar import get, post
-from litestar.params import JSONBody, PathParameter, QueryParameter
+from litestar.params import JSONBody, QueryParameter
 from msgspec import Meta, Struct
 
-from service.api.openai.request import messages
+from service.api.openai.prompt import messages
+from service.api.openai.routes import Fields, HttpRequest, ModelInPath
 from service.api.openai.schema import MOST_MESSAGES, WireMessage
 from service.api.services import Deps
 from service.core.chat import ChatPrompt, Prompt, TextPrompt
+from service.core.chat.sampling import TokenId
 from service.core.errors import InvalidRequest
 from service.core.ports import Engine, TokenizerInfo, Tokenizing
 from service.serving.models.pool import Pool
 
-ModelInPath = Annotated[str | None, PathParameter(description="Wins over the body's `model`.")]
-
 
 class TokenizeBody(Struct, frozen=True, kw_only=True):
-    """A text or a conversation."""
+    """Text or conversation to tokenize."""
 
     prompt: str | None = None
     messages: Annotated[list[WireMessage], Meta(min_length=1, max_length=MOST_MESSAGES)] | None = (
@@ -28,7 +28,7 @@ class TokenizeBody(Struct, frozen=True, kw_only=True):
     add_special_tokens: bool | None = None
     """Default true."""
     model: str | None = None
-    """May be left out where only one model is loaded."""
+    """Optional if only one model is loaded."""
 
 
 class Tokens(Struct, frozen=True, kw_only=True):
@@ -41,11 +41,11 @@ class Tokens(Struct, frozen=True, kw_only=True):
 
 
 class DetokenizeBody(Struct, frozen=True, kw_only=True):
-    """Token ids."""
+    """Token ids to decode."""
 
-    tokens: list[Annotated[int, Meta(ge=0, le=2**53 - 1)]]
+    tokens: list[TokenId]
     model: str | None = None
-    """May be left out where only one model is loaded."""
+    """Optional if only one model is loaded."""
 
 
 class DetokenizedText(Struct, frozen=True, kw_only=True):
@@ -56,13 +56,18 @@ class DetokenizedText(Struct, frozen=True, kw_only=True):
 
 
 @post(
-    ["/tokenize", "/m/{model:str}/tokenize"], status_code=200, summary="Tokens of a text",
+    ["/tokenize", "/m/{model:str}/tokenize"], status_code=200, summary="Tokenize a prompt",
     tags=["tokenizer"],
 )  # fmt: skip
 async def tokenize(
-    data: JSONBody[TokenizeBody], services: Deps, model: ModelInPath = None
+    data: JSONBody[TokenizeBody],
+    request: HttpRequest,
+    services: Deps,
+    fields: Fields,
+    model: ModelInPath = None,
 ) -> Tokens:
-    """Exactly the tokens that the model would be given."""
+    """Return exactly the tokens that the model would be given."""
+    fields.check(await request.body(), TokenizeBody.__struct_fields__)
     name = only_loaded(services.pool, model or data.model)
     special = data.add_special_tokens is not False
     with services.pool.admit(name) as lease:
@@ -77,13 +82,18 @@ async def tokenize(
 
 
 @post(
-    ["/detokenize", "/m/{model:str}/detokenize"], status_code=200, summary="Text of tokens",
+    ["/detokenize", "/m/{model:str}/detokenize"], status_code=200, summary="Decode tokens",
     tags=["tokenizer"],
 )  # fmt: skip
 async def detokenize(
-    data: JSONBody[DetokenizeBody], services: Deps, model: ModelInPath = None
+    data: JSONBody[DetokenizeBody],
+    request: HttpRequest,
+    services: Deps,
+    fields: Fields,
+    model: ModelInPath = None,
 ) -> DetokenizedText:
-    """Special tokens are part of the text."""
+    """Return the text of tokens, special tokens included."""
+    fields.check(await request.body(), DetokenizeBody.__struct_fields__)
     name = only_loaded(services.pool, model or data.model)
     with services.pool.admit(name) as lease:
         text = await _tokenizing(await lease.ready()).detokenize(data.tokens)
@@ -100,29 +110,29 @@ async def describe_tokenizer(
     model: ModelInPath = None,
     named: Annotated[str | None, QueryParameter(name="model")] = None,
 ) -> TokenizerInfo:
-    """What a harness needs to know beside the tokens."""
+    """Return special tokens and the chat template."""
     name = only_loaded(services.pool, model or named)
     with services.pool.admit(name) as lease:
         return await _tokenizing(await lease.ready()).tokenizer_info()
 
 
 def only_loaded(pool: Pool, named: str | None) -> str:
-    """The model that is named, or the only one that is loaded."""
+    """Return the model that is named, or the only one that is loaded."""
     if named:
         return named
     loaded = [name for name, hosted in pool.models.items() if hosted.engine is not None]
     if len(loaded) == 1:
         return loaded[0]
     raise InvalidRequest(
-        f"`model` is missing, and {len(loaded)} models are loaded; name one, or use the address "
-        "/m/MODEL",
+        f"`model` is missing, and {len(loaded)} models are loaded; name one, or use the path "
+        "/m/MODEL.",
         param="model",
     )
 
 
 def _prompt(body: TokenizeBody) -> Prompt:
     if (body.prompt is None) == (body.messages is None):
-        raise InvalidRequest("give either `prompt` or `messages`", param="prompt")
+        raise InvalidRequest("Give either `prompt` or `messages`.", param="prompt")
     if body.messages is not None:
         return ChatPrompt(messages(body.messages))
     return TextPrompt(body.prompt or "")
@@ -130,5 +140,5 @@ def _prompt(body: TokenizeBody) -> Prompt:
 
 def _tokenizing(engine: Engine) -> Tokenizing:
     if not isinstance(engine, Tokenizing):
-        raise InvalidRequest(f"the engine of {engine.model.id} does not show its tokenizer")
+        raise InvalidRequest(f"The engine of {engine.model.id} does not expose its tokenizer.")
     return engine

@@ -21,8 +21,10 @@ from service.api.compare.schema import (
     ComparisonAnswer,
 )
 from service.api.openai.fields import FieldCheck
-from service.api.openai.request import Caller, Limits, messages, metrics, sampling, timings
+from service.api.openai.prompt import messages
+from service.api.openai.request import Caller, Limits, sampling
 from service.api.openai.schema import SamplingFields
+from service.api.openai.usage import metrics, timings
 from service.api.request_id import request_id_of
 from service.api.services import Deps
 from service.api.sse import (
@@ -35,7 +37,7 @@ from service.api.sse import (
 from service.api.sse import (
     data as event_data,
 )
-from service.core.chat import Sampling
+from service.core.chat.sampling import Sampling
 from service.core.errors import InvalidRequest
 from service.core.events import Delta, Finished, Started
 from service.core.ids import new_comparison_id

@@ -17,7 +17,7 @@ from service.core.record import Status
 from service.serving.requests.compare import ARMS_AT_LEAST, ARMS_AT_MOST, ArmError, Mode
 
 
-class CompareArm(SamplingFields, frozen=True, kw_only=True):
+class CompareArm(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who is asked; sampling fields that are left out are those of the comparison."""
 
     model: str

@@ -1,4 +1,4 @@
-"""Body fields outside the schema: known ones are refused by name, others ignored and logged."""
+"""Body fields that the endpoint does not have: known ones are refused, others logged once."""
 
 import logging
 from collections.abc import Collection
@@ -6,20 +6,25 @@ from collections.abc import Collection
 import msgspec
 from msgspec import Raw
 
+from service.api.body import decode_body
 from service.core.errors import UnsupportedField
 
 log = logging.getLogger(__name__)
 
-#: Fields that other servers obey and this one does not, with the values that change nothing.
-#: Ignoring them would answer another question than was asked.
+#: Fields that other servers or other endpoints obey, with the values that change nothing.
+#: Ignoring them would answer another question than was asked. An endpoint that has the field
+#: itself does not look here.
 REFUSED: dict[str, tuple[object, ...]] = {
     "add_generation_prompt": (True,),
+    "add_special_tokens": (True,),
     "allowed_token_ids": ([],),
     "audio": (),
     "bad_words": ([],),
     "best_of": (1,),
     "chat_template": (),
     "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "echo": (False,),
     "function_call": ("none",),
     "functions": ([],),
     "grammar": ("",),
@@ -29,18 +34,29 @@ REFUSED: dict[str, tuple[object, ...]] = {
     "guided_regex": (),
     "json_schema": (),
     "length_penalty": (1,),
+    "logprobs": (False,),
+    "messages": (),
     "modalities": (["text"],),
+    "model": (),
     "n": (1,),
     "prediction": (),
+    "prompt": (),
     "prompt_logprobs": (),
     "reasoning_effort": ("none",),
     "response_format": ({"type": "text"},),
+    "return_token_ids": (False,),
+    "return_token_strs": (False,),
     "stop_token_ids": ([],),
     "store": (False,),
+    "stream": (False,),
+    "stream_options": (),
     "structured_outputs": (),
     "suffix": ("",),
+    "tool_call_id": (),
+    "tool_calls": ([],),
     "tool_choice": ("none",),
     "tools": ([],),
+    "top_logprobs": (0,),
     "truncate_prompt_tokens": (),
     "typical_p": (1,),
     "use_beam_search": (False,),
@@ -48,15 +64,17 @@ REFUSED: dict[str, tuple[object, ...]] = {
 }
 
 #: Fields that only label a request or concern features without effect here.
-IGNORED = frozenset({"metadata", "parallel_tool_calls", "service_tier", "safety_identifier"})
+IGNORED = frozenset(
+    {"metadata", "parallel_tool_calls", "service_tier", "safety_identifier", "user"}
+)
 
 _decoder = msgspec.json.Decoder(dict[str, Raw])
 
 
 class FieldCheck:
-    """Checks bodies; remembers which unknown names were logged, so that each is logged once."""
+    """Checks bodies, and logs each unknown name once."""
 
-    #: Names that are remembered; more would let a client fill the log and the memory.
+    #: Most names that are logged; more would let a client fill the log and the memory.
     most_names = 256
 
     def __init__(self) -> None:
@@ -68,13 +86,18 @@ class FieldCheck:
             if name in known or name in IGNORED:
                 continue
             if name in REFUSED:
-                _refuse(name, msgspec.json.decode(raw))
+                _refuse(name, decode_body(bytes(raw), object))
             elif name not in self._logged and len(self._logged) < self.most_names:
                 self._logged.add(name)
                 log.info("ignored the unknown request field %.64r", name)
 
 
 def _refuse(name: str, value: object) -> None:
-    if value is None or value in REFUSED[name]:
+    if value is None or any(_equal(value, harmless) for harmless in REFUSED[name]):
         return
     raise UnsupportedField(f"`{name}` is not supported.", param=name)
+
+
+def _equal(value: object, harmless: object) -> bool:
+    """Compare JSON values: `true` is not 1."""
+    return isinstance(value, bool) == isinstance(harmless, bool) and value == harmless

@@ -1,50 +1,58 @@
-"""The wire: what clients of the OpenAI API send and read. Nothing below `api/` sees these."""
+"""Wire types of the OpenAI API, requests and answers. Nothing below `api/` sees them."""
 
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from service.core.chat.sampling import (
+    LONGEST_STOP,
+    MOST_BIASES,
+    MOST_STOPS,
+    Bias,
+    Logprobs,
+    MinP,
+    Penalty,
+    RepetitionPenalty,
+    Seed,
+    StopString,
+    Temperature,
+    TokenId,
+    TopP,
+)
 from service.core.events import StateBytes
 from service.core.metrics import RequestMetrics
 
 MOST_MESSAGES = 256
 MOST_PROMPTS = 256
-MOST_STOPS = 16
-MOST_LOGPROBS = 20
-MOST_BIASES = 300
 
-_Penalty = Annotated[float, Meta(ge=-2, le=2)]
 _Tokens = Annotated[int, Meta(ge=1)]
-_Bias = Annotated[float, Meta(ge=-100, le=100)]
-_TokenId = Annotated[int, Meta(ge=0, le=2**53 - 1)]
-_StopString = Annotated[str, Meta(min_length=1, max_length=256)]
+_Stop = Annotated[str, Meta(max_length=LONGEST_STOP)]
+_Stops = Annotated[list[StopString], Meta(max_length=MOST_STOPS)]
 
 
 class ContentPart(Struct, frozen=True, kw_only=True):
-    """A part of a message; only text is supported."""
+    """Part of a message; only text is supported."""
 
     type: str
     text: str | None = None
 
 
-class ToolCall(Struct, frozen=True, kw_only=True):
-    """A call of a tool; refused."""
-
-    id: str | None = None
-
-
 class WireMessage(Struct, frozen=True, kw_only=True):
-    """One turn."""
+    """Turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[ContentPart] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[dict[str, object]] | None = None
+    """Refused unless empty."""
+    tool_call_id: str | None = None
+    """Refused unless empty."""
+    function_call: dict[str, object] | None = None
     """Refused unless empty."""
 
 
 class StreamOptions(Struct, frozen=True, kw_only=True):
-    """What a stream carries beside the text."""
+    """Extras of a stream."""
 
     include_usage: bool | None = None
     """Send a last chunk with usage and no choices."""
@@ -53,78 +61,81 @@ class StreamOptions(Struct, frozen=True, kw_only=True):
 
 
 class SamplingFields(Struct, frozen=True, kw_only=True):
-    """How tokens are chosen; null is the same as leaving a field out."""
+    """Sampling parameters; null is the same as an absent field."""
 
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    temperature: Temperature | None = None
     """Default 1; 0 is greedy."""
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_p: TopP | None = None
     top_k: Annotated[int, Meta(ge=-1, le=1_000_000)] | None = None
     """-1 and 0 mean no limit."""
-    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
-    presence_penalty: _Penalty | None = None
-    frequency_penalty: _Penalty | None = None
-    logit_bias: (
-        Annotated[
-            dict[_TokenId, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=MOST_BIASES)
-        ]
-        | None
-    ) = None
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    """Same seed, same text."""
+    min_p: MinP | None = None
+    """Applied after top-k and top-p, as in transformers; vLLM applies it before them."""
+    repetition_penalty: RepetitionPenalty | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=MOST_BIASES)] | None = None
+    seed: Seed | None = None
+    """The same seed gives the same text."""
     max_tokens: _Tokens | None = None
     max_completion_tokens: _Tokens | None = None
-    """Wins over `max_tokens`."""
+    """Overrides `max_tokens`."""
     min_tokens: Annotated[int, Meta(ge=0)] | None = None
     ignore_eos: bool | None = None
-    stop: _StopString | Annotated[list[_StopString], Meta(max_length=MOST_STOPS)] | None = None
-    return_token_ids: bool | None = None
-    """Name the tokens beside their text, as vLLM does; of an echoed prompt too."""
+    stop: (
+        Annotated[str, Meta(max_length=256)]
+        | Annotated[list[StopString], Meta(max_length=MOST_STOPS)]
+        | None
+    ) = None
 
 
 class ChatCompletionBody(SamplingFields, frozen=True, kw_only=True):
-    """A conversation to answer."""
+    """Chat request."""
 
     messages: Annotated[list[WireMessage], Meta(min_length=1, max_length=MOST_MESSAGES)]
     model: str | None = None
-    """A model, `model:variant`, or a route; may be left out under `/m/{model}`."""
+    """Model, `model:variant` or route; optional under `/m/{model}`."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Meta(ge=0, le=MOST_LOGPROBS)] | None = None
+    top_logprobs: Logprobs | None = None
+    return_token_ids: bool | None = None
+    """Return the tokens beside their text, as vLLM does."""
     continue_final_message: bool | None = None
-    """Extend the last assistant turn instead of opening a new one."""
+    """Extend the last assistant turn instead of starting a new one."""
     user: Annotated[str, Meta(max_length=512)] | None = None
     """Keeps a client on one arm of a weighted route."""
 
 
 class CompletionBody(SamplingFields, frozen=True, kw_only=True):
-    """A text to go on with."""
+    """Completion request."""
 
     prompt: (
         str
-        | Annotated[list[str | _TokenId | list[_TokenId]], Meta(min_length=1, max_length=1_000_000)]
-    )
-    """Text, token ids, or a list of either (not streamed); each prompt has a record of its own."""
+        | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1, max_length=1_000_000)]
+        | None
+    ) = None
+    """Required: text, token ids, or a list of either (not streamed). Each prompt has a record."""
     model: str | None = None
-    """A model, `model:variant`, or a route; may be left out under `/m/{model}`."""
+    """Model, `model:variant` or route; optional under `/m/{model}`."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    logprobs: Annotated[int, Meta(ge=0, le=MOST_LOGPROBS)] | None = None
+    logprobs: Logprobs | None = None
+    return_token_ids: bool | None = None
+    """Return the tokens beside their text, as vLLM does; with `echo` also the prompt's."""
     echo: bool | None = None
-    """The answer begins with the prompt, and so do its logprobs."""
+    """Return the prompt before the answer, in text and logprobs."""
     user: Annotated[str, Meta(max_length=512)] | None = None
     """Keeps a client on one arm of a weighted route."""
 
 
 class CachedTokens(Struct, frozen=True):
-    """How much of the prompt was not computed anew."""
+    """Prompt tokens taken from a cache."""
 
     cached_tokens: int
 
 
 class Usage(Struct, frozen=True, kw_only=True):
-    """Tokens as the model counts them."""
+    """Token counts by the model's tokenizer."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -136,7 +147,7 @@ class AnswerMetrics(RequestMetrics, frozen=True, kw_only=True):
     """Times in milliseconds, tokens, bytes; null is unknown. See docs/metrics.md."""
 
     request_id: str
-    """The record's key."""
+    """Key of the record."""
     prompt_tokens: int | None
     completion_tokens: int | None
     cached_tokens: int | None
@@ -144,11 +155,11 @@ class AnswerMetrics(RequestMetrics, frozen=True, kw_only=True):
     cold: bool
     """The request waited for its model to load."""
     verified: bool | None
-    """Whether the model passed its conformance probe."""
+    """The model passed its conformance probe; null before it was probed."""
 
 
 class Timings(Struct, frozen=True, kw_only=True):
-    """The same in the words of llama.cpp's server; chat tools show these."""
+    """Times in the terms of llama.cpp's server, which chat tools display."""
 
     prompt_n: int | None
     prompt_ms: float | None
@@ -162,7 +173,7 @@ class Timings(Struct, frozen=True, kw_only=True):
 
 
 class TopLogprob(Struct, frozen=True, kw_only=True):
-    """A candidate."""
+    """Candidate for a position."""
 
     token: str
     logprob: float
@@ -170,7 +181,7 @@ class TopLogprob(Struct, frozen=True, kw_only=True):
 
 
 class ChatLogprob(Struct, frozen=True, kw_only=True):
-    """A token of the answer."""
+    """Token of the answer."""
 
     token: str
     logprob: float
@@ -186,7 +197,7 @@ class ChatLogprobs(Struct, frozen=True, kw_only=True):
 
 
 class AnswerMessage(Struct, frozen=True, kw_only=True):
-    """The answer."""
+    """Answer text."""
 
     content: str
     role: Literal["assistant"] = "assistant"
@@ -205,7 +216,7 @@ class ChatChoice(Struct, frozen=True, kw_only=True):
 
 
 class ChatCompletion(Struct, frozen=True, kw_only=True):
-    """A whole answer."""
+    """Complete chat answer."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -219,7 +230,7 @@ class ChatCompletion(Struct, frozen=True, kw_only=True):
 
 
 class ChatDelta(Struct, frozen=True, kw_only=True):
-    """New text."""
+    """New text of a chunk."""
 
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
@@ -237,7 +248,7 @@ class ChatChunkChoice(Struct, frozen=True, kw_only=True):
 
 
 class ChatCompletionChunk(Struct, frozen=True, kw_only=True):
-    """A piece of a streamed answer."""
+    """Chunk of a streamed chat answer."""
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
@@ -250,33 +261,33 @@ class ChatCompletionChunk(Struct, frozen=True, kw_only=True):
 
 
 class CompletionLogprobs(Struct, frozen=True, kw_only=True):
-    """Log-probabilities (natural log), a list entry a token."""
+    """Log-probabilities (natural log), one list entry per token."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
     """Null for the first token of a prompt."""
     top_logprobs: list[dict[str, float] | None]
-    """The most likely tokens, the chosen one always among them."""
+    """Most likely tokens, always including the chosen one."""
     text_offset: list[int]
 
 
 class CompletionChoice(Struct, frozen=True, kw_only=True):
-    """The answer to one prompt."""
+    """Answer to one prompt."""
 
     text: str
     index: int
     finish_reason: Literal["stop", "length"] | None
     logprobs: CompletionLogprobs | None
     metrics: AnswerMetrics | UnsetType = UNSET
-    """Only where one request has several prompts."""
+    """Only if the request has several prompts."""
     token_ids: list[int] | UnsetType = UNSET
     """Only with `return_token_ids`."""
     prompt_token_ids: list[int] | UnsetType = UNSET
-    """Only with `return_token_ids` and `echo`; in a stream, with the piece that is the prompt."""
+    """Only with `return_token_ids` and `echo`; in a stream, in the prompt's chunk."""
 
 
 class Completion(Struct, frozen=True, kw_only=True):
-    """A whole answer, or a piece of a streamed one."""
+    """Complete answer, or chunk of a streamed one."""
 
     id: str
     object: Literal["text_completion"] = "text_completion"

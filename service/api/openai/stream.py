@@ -7,7 +7,6 @@ from typing import Literal
 from msgspec import UNSET, UnsetType, structs
 
 from service.api.openai.logprobs import chat_logprobs, completion_logprobs
-from service.api.openai.request import metrics, timings, usage
 from service.api.openai.schema import (
     ChatChunkChoice,
     ChatCompletionChunk,
@@ -17,6 +16,7 @@ from service.api.openai.schema import (
     StreamOptions,
     Usage,
 )
+from service.api.openai.usage import metrics, timings, usage
 from service.api.openai.whole import answer_id, served_headers
 from service.api.sse import DONE, data
 from service.core.chat import ChatRequest

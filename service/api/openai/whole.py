@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from msgspec import UNSET, Struct
 
 from service.api.openai.logprobs import chat_logprobs, completion_logprobs
-from service.api.openai.request import metrics, timings, usage
 from service.api.openai.schema import (
     AnswerMessage,
     ChatChoice,
@@ -15,6 +14,7 @@ from service.api.openai.schema import (
     CompletionChoice,
     Usage,
 )
+from service.api.openai.usage import metrics, timings, usage
 from service.core.chat import ChatRequest
 from service.core.events import Delta, Finished, Started, TokenLogprob
 from service.core.record import RequestRecord

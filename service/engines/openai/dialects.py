@@ -1,43 +1,37 @@
-"""How servers of the OpenAI API differ: what they can be asked beyond it, and what they tell."""
+"""Differences between servers of the OpenAI API: request fields beyond it, and what they report."""
 
 from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from service.core.chat import ChatPrompt, ChatRequest, Sampling, TextPrompt
+from service.core.chat import ChatPrompt, ChatRequest, TextPrompt
+from service.core.chat.sampling import SERVER_NAMES, Sampling, ServerKind
 from service.core.errors import UnsupportedField
 from service.engines.openai.schema import Chunk
 
-DialectName = Literal["vllm", "llama.cpp", "triptych", "openai"]
-
 
 class Dialect(Struct, frozen=True, kw_only=True):
-    """One kind of server."""
+    """Kind of server of the OpenAI API."""
 
-    name: DialectName
-    fields: dict[str, str] = {}
-    """Fields of `Sampling` beyond OpenAI's API, and what the server calls them."""
+    name: ServerKind
     always: dict[str, Any] = {}
-    """Sent with every request, so that the server tells more."""
+    """Sent with every request, so that the server reports more."""
     continuation: dict[str, bool] | None = None
-    """Sent so that it goes on with the last message of a chat; None if it cannot."""
+    """Fields that make it continue the last message of a chat; None if it cannot."""
     echo: Literal["ahead", "along"] | None = None
-    """An echoed prompt comes in a piece of its own, or its tokens come along with the first of the
-    answer and its text not at all; None if it cannot be asked for."""
+    """`ahead`: an echoed prompt arrives in a chunk of its own. `along`: its tokens arrive with the
+    first chunk of the answer, and its text not at all. None: echo is not supported."""
     short_completions: bool = False
-    """Whether a completion that names no `max_tokens` ends after 16."""
+    """A completion without `max_tokens` ends after 16 tokens."""
     tokenizes: bool = False
-    """Whether it has vLLM's `/tokenize` and `/detokenize`."""
+    """It has vLLM's `/tokenize` and `/detokenize`."""
 
 
-_BEYOND: Final = ("top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos")
-
-DIALECTS: Final[dict[DialectName, Dialect]] = {
+DIALECTS: Final[dict[ServerKind, Dialect]] = {
     dialect.name: dialect
     for dialect in (
         Dialect(
             name="vllm",
-            fields=dict(zip(_BEYOND, _BEYOND, strict=True)),
             always={"return_token_ids": True},
             continuation={"continue_final_message": True, "add_generation_prompt": False},
             echo="along",
@@ -46,45 +40,39 @@ DIALECTS: Final[dict[DialectName, Dialect]] = {
         ),
         Dialect(
             name="triptych",
-            fields=dict(zip(_BEYOND, _BEYOND, strict=True)),
             always={"return_token_ids": True},
             continuation={"continue_final_message": True},
             echo="ahead",
             tokenizes=True,
         ),
-        Dialect(
-            name="llama.cpp",
-            fields={
-                "top_k": "top_k",
-                "min_p": "min_p",
-                "repetition_penalty": "repeat_penalty",
-                "ignore_eos": "ignore_eos",
-            },
-        ),
+        Dialect(name="llama.cpp"),
         Dialect(name="openai"),
     )
 }
 
 _DEFAULTS: Final = Sampling()
 
+#: Sent even where they are the defaults: a server may have defaults of its own.
+_ALWAYS_SENT: Final = ("temperature", "top_p")
+
+#: Written by `body`, since chats and completions differ.
+_BY_ENDPOINT: Final = ("max_tokens", "logprobs")
+
 
 def body(
     request: ChatRequest, model: str, dialect: Dialect, *, max_tokens: int | None
 ) -> dict[str, Any]:
-    """A request as the server is to be asked. Raises UnsupportedField for what it cannot do."""
+    """Write a request for the server. Raises UnsupportedField for what it does not know."""
     prompt, sampling = request.prompt, request.sampling
     wanted: dict[str, Any] = {
         "model": model,
         "stream": True,
         "stream_options": {"include_usage": True},
-        # Named even where they are the defaults: a server may have defaults of its own.
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
         **_sampling(sampling, dialect),
         **dialect.always,
     }
     if isinstance(prompt, ChatPrompt):
-        wanted["messages"] = spoken(prompt)
+        wanted["messages"] = wire_messages(prompt)
         if prompt.continue_final_message:
             if dialect.continuation is None:
                 raise _unsupported("continue_final_message", dialect)
@@ -95,7 +83,7 @@ def body(
             wanted["max_tokens"] = max_tokens
         return wanted
     wanted["prompt"] = prompt.text if isinstance(prompt, TextPrompt) else list(prompt.token_ids)
-    # Null, because OpenAI ends a completion that names nothing after 16 tokens.
+    # Null when unset: without the field, OpenAI's servers end a completion after 16 tokens.
     wanted["max_tokens"] = max_tokens
     if request.echo:
         if dialect.echo is None:
@@ -106,8 +94,8 @@ def body(
     return wanted
 
 
-def spoken(prompt: ChatPrompt) -> list[dict[str, str]]:
-    """The turns of a conversation; a name that is not given is left out, since null is refused."""
+def wire_messages(prompt: ChatPrompt) -> list[dict[str, str]]:
+    """Write the turns of a conversation. An absent name is left out, since null is refused."""
     return [
         {"role": each.role, "content": each.content} | ({"name": each.name} if each.name else {})
         for each in prompt.messages
@@ -115,35 +103,29 @@ def spoken(prompt: ChatPrompt) -> list[dict[str, str]]:
 
 
 def _sampling(sampling: Sampling, dialect: Dialect) -> dict[str, Any]:
-    """The fields that differ from their defaults, in the server's words."""
-    named: dict[str, Any] = {
-        name: getattr(sampling, name)
-        for name in ("presence_penalty", "frequency_penalty", "seed")
-        if getattr(sampling, name) != getattr(_DEFAULTS, name)
-    }
-    if sampling.stop:
-        named["stop"] = list(sampling.stop)
-    if sampling.logit_bias:
-        named["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
-    for name in _BEYOND:
-        value = getattr(sampling, name)
-        if value == getattr(_DEFAULTS, name):
+    """Write the parameters that differ from their defaults, under the server's names."""
+    named: dict[str, Any] = {}
+    for field in Sampling.__struct_fields__:
+        value = getattr(sampling, field)
+        changed = value != getattr(_DEFAULTS, field)
+        if field in _BY_ENDPOINT or not (changed or field in _ALWAYS_SENT):
             continue
-        if name not in dialect.fields:
-            raise _unsupported(name, dialect)
-        named[dialect.fields[name]] = value
+        name = SERVER_NAMES[field].get(dialect.name)
+        if name is None:
+            raise _unsupported(field, dialect)
+        named[name] = value
     return named
 
 
 def _unsupported(field: str, dialect: Dialect) -> UnsupportedField:
     return UnsupportedField(
-        f"`{field}` cannot be passed on: a server of the kind {dialect.name} does not know it.",
+        f"`{field}` is not supported by the server of this model, which is of kind {dialect.name}.",
         param=field,
     )
 
 
 def prefill_ms(last: Chunk) -> float | None:
-    """How long the server says that it read the prompt, None if it does not say."""
+    """Prefill time as the server reports it, None if it does not."""
     metrics = last.metrics
     if metrics is not None and metrics.time_to_first_token_ms is not None:
         return max(0.0, metrics.time_to_first_token_ms - (metrics.queue_time_ms or 0.0))
@@ -153,7 +135,7 @@ def prefill_ms(last: Chunk) -> float | None:
 
 
 def cached_tokens(last: Chunk) -> int | None:
-    """How many of the prompt's tokens it says that it did not compute anew."""
+    """Prompt tokens that the server reports as taken from its cache, None if it does not."""
     if last.usage is not None and last.usage.prompt_tokens_details is not None:
         return last.usage.prompt_tokens_details.cached_tokens
     if last.metrics is not None:

@@ -13,12 +13,13 @@ from msgspec import Struct
 
 from model_registry.spec import ResolvedModel
 from service.core.chat import ChatPrompt, ChatRequest, Prompt, TextPrompt, TokenPrompt
+from service.core.chat.sampling import ServerKind
 from service.core.errors import EngineFailed, ModelNotReady, TriptychError, UnsupportedField
 from service.core.events import EngineEvent, ModelBuild, ModelMemory, StateBytes
 from service.core.ports import TokenizerInfo
 from service.core.sse import SseReader
 from service.engines.openai.answer import UNKNOWN_VERSION, ArrivingAnswer
-from service.engines.openai.dialects import DIALECTS, Dialect, DialectName, body, spoken
+from service.engines.openai.dialects import DIALECTS, Dialect, body, wire_messages
 from service.engines.openai.errors import of_status
 from service.engines.openai.reachability import CONNECTION_ERRORS, Reachability, describe
 
@@ -40,7 +41,7 @@ class OpenAiServer(Struct, frozen=True, kw_only=True):
     api_key: str | None = None
     uds: str | None = None
     """Path of the UNIX socket that it listens on."""
-    dialect: DialectName | None = None
+    dialect: ServerKind | None = None
     """None is found out."""
 
     def __repr__(self) -> str:
@@ -209,7 +210,7 @@ class OpenAiEngine:
             case TextPrompt(text=text):
                 asked: dict[str, Any] = {"prompt": text, "add_special_tokens": add_special_tokens}
             case ChatPrompt() as chat:  # its template writes the special tokens
-                asked = {"messages": spoken(chat)}
+                asked = {"messages": wire_messages(chat)}
         told = await self._ask("/tokenize", asked)
         return tuple(told["tokens"])
 
@@ -258,7 +259,7 @@ class OpenAiEngine:
         response.raise_for_status()
         return cast("dict[str, Any]", msgspec.json.decode(response.content))
 
-    async def _who(self) -> tuple[DialectName, str]:
+    async def _who(self) -> tuple[ServerKind, str]:
         """What kind of server it is, by what only that kind has, and its version."""
         for name, path, field in (
             ("triptych", "/health", "version"),
@@ -270,7 +271,7 @@ class OpenAiEngine:
             except (*CONNECTION_ERRORS, msgspec.MsgspecError):
                 continue
             if isinstance(told, dict) and field in told:
-                return cast("DialectName", name), f"{name} {told[field]}"
+                return cast("ServerKind", name), f"{name} {told[field]}"
         return "openai", UNKNOWN_VERSION
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from service.api.openai.fields import REFUSED
 from service.api.openai.schema import ChatCompletionBody, CompletionBody
 from service.api.tokenizer import DetokenizeBody, TokenizeBody
 
+SCALARS = (msgspec.inspect.IntType, msgspec.inspect.FloatType, msgspec.inspect.BoolType)
 JSON = st.recursive(
     st.none()
     | st.booleans()
@@ -87,6 +89,32 @@ def check(live, path, content):
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
     elif response.headers["content-type"].startswith("text/event-stream"):
         assert response.text.endswith("data: [DONE]\n\n")
+
+
+def scalars(kind):
+    """Fields that take a number or a boolean and no text."""
+    for field in msgspec.inspect.type_info(kind).fields:
+        types = getattr(field.type, "types", (field.type,))
+        if not any(isinstance(each, msgspec.inspect.StrType) for each in types):
+            for each in types:
+                if isinstance(each, SCALARS):
+                    yield field.encode_name, each
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "kind"),
+    [(path, *each) for path, (kind, _) in BODIES.items() for each in scalars(kind)],
+)
+def test_no_field_takes_a_quoted_value(live, path, field, kind):
+    """`"1"` is no number and `"true"` no boolean, on any endpoint, and nor is 1 a boolean."""
+    wrong = ["1", "true", 1] if isinstance(kind, msgspec.inspect.BoolType) else ["1", True]
+    for value in wrong:
+        body = {"model": "echo", "messages": [{"role": "user", "content": "x"}], "prompt": "x"}
+        body |= {"tokens": [1], "arms": [{"model": "echo"}] * 2}
+        body = {name: body[name] for name in BODIES[path][1]} | {field: value}
+        response = live.post(path, body)
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == field
 
 
 @pytest.mark.parametrize("path", BODIES)

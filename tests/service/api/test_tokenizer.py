@@ -50,6 +50,11 @@ def test_with_one_model_loaded_no_name_is_needed(serve):
         ("/detokenize", {"model": "echo", "tokens": ["x"]}),
         ("/detokenize", {"model": "echo", "tokens": [-1]}),
         ("/detokenize", {"model": "echo", "tokens": [2**52]}),
+        ("/detokenize", {"model": "echo", "tokens": ["1"]}),
+        ("/detokenize", {"model": "echo", "tokens": [1], "prompt": "x"}),
+        ("/tokenize", {"model": "echo", "prompt": "x", "add_special_tokens": "false"}),
+        ("/tokenize", {"model": "echo", "prompt": "x", "add_generation_prompt": False}),
+        ("/tokenize", {"model": "echo", "prompt": "x", "return_token_strs": True}),
     ],
 )
 def test_wrong_questions_are_400(live, path, body):

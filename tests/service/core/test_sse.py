@@ -10,9 +10,9 @@ texts = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs
 newlines = st.sampled_from(["\n", "\r\n", "\r"])
 
 
-def read(pieces):
+def read(pieces, **limits):
     """Data of all events in the pieces."""
-    reader = SseReader()
+    reader = SseReader(**limits)
     return [data for piece in pieces for data in reader.push(piece)]
 
 
@@ -57,7 +57,6 @@ def test_a_byte_order_mark_is_skipped():
 @pytest.mark.parametrize("stream", [b"data: 123", b"data: 1\ndata: 2\ndata: 345", b": 3456789"])
 def test_an_event_without_end_is_refused(stream):
     """A server that never ends a line or an event cannot fill the memory."""
-    reader = SseReader(largest_event_bytes=8)
+    pieces = (stream[place : place + 1] for place in range(len(stream)))
     with pytest.raises(ValueError, match="longer than 8 bytes"):
-        for place in range(len(stream)):
-            reader.push(stream[place : place + 1])
+        read(pieces, largest_event_bytes=8)

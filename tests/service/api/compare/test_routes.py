@@ -94,7 +94,14 @@ def test_the_order_can_be_repeated(live):
         ([{"model": "echo"}] * 2, {"n": 2}, "n"),
         ([{"model": "echo"}, {"model": "echo", "temperature": 3}], {}, "arms[1].temperature"),
         ([{"model": "echo"}, {"model": "echo:half", "variant": "x"}], {}, "arms[1].variant"),
-        ([{"model": "echo"}, {}], {}, "arms[1]"),
+        ([{"model": "echo"}, {}], {}, "arms[1].model"),
+        ([{"model": "echo"}, {"model": "echo", "top": 1}], {}, "arms[1].top"),
+        ([{"model": "echo"}, {"model": "echo", "logprobs": 1}], {}, "arms[1].logprobs"),
+        ([{"model": "echo"}] * 2, {"logprobs": True}, "logprobs"),
+        ([{"model": "echo"}] * 2, {"continue_final_message": True}, "continue_final_message"),
+        ([{"model": "echo"}] * 2, {"return_token_ids": True}, "return_token_ids"),
+        ([{"model": "echo"}] * 2, {"stream_options": {}}, "stream_options"),
+        ([{"model": "echo"}] * 2, {"model": "echo"}, "model"),
     ],
 )
 def test_wrong_comparisons_are_refused_by_name(live, arms, fields, param):

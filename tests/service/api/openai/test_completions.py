@@ -111,3 +111,12 @@ def test_hidden_fields_of_load_tests_work(live):
     body = complete(live, "one two", max_tokens=37, ignore_eos=True, stop=None).json()
     assert body["usage"]["completion_tokens"] == 37
     assert body["choices"][0]["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize("fields", [{}, {"prompt": None}])
+def test_a_completion_needs_a_prompt(live, fields):
+    """Missing or null, the error says so in one sentence."""
+    response = live.post("/v1/completions", {"model": "echo", **fields})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert (error["message"], error["param"]) == ("`prompt` is missing.", "prompt")

@@ -4,9 +4,11 @@ import msgspec
 import pytest
 
 from service.api.openai.logprobs import completion_logprobs
-from service.api.openai.request import Caller, Limits, chat_request, metrics, timings, usage
+from service.api.openai.request import Caller, Limits, chat_request
 from service.api.openai.schema import ChatCompletionBody
-from service.core.chat import Message, Sampling
+from service.api.openai.usage import metrics, timings, usage
+from service.core.chat import Message
+from service.core.chat.sampling import Sampling
 from service.core.events import TokenAlternative, TokenLogprob
 from service.core.routing import Arm, WeightedRoute
 
@@ -43,7 +45,7 @@ def test_every_sampling_field_arrives():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("stop", "expected"), [("x", ("x",)), ([], ()), (None, ())])
+@pytest.mark.parametrize(("stop", "expected"), [("x", ("x",)), ("", ()), ([], ()), (None, ())])
 def test_stop_may_be_a_string_a_list_or_null(stop, expected):
     """One shape below."""
     assert asked(stop=stop).sampling.stop == expected
