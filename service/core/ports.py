@@ -8,6 +8,7 @@ from msgspec import Struct
 from model_registry.spec import Family, ResolvedModel
 from service.core.chat import ChatRequest, Prompt
 from service.core.events import EngineEvent, ModelMemory
+from service.core.metrics import RequestMetrics
 from service.core.record import RequestRecord, Status
 
 
@@ -176,16 +177,16 @@ class RecordSink(Protocol):
 
 
 class RequestObserver(Protocol):
-    """Is told of every request's beginning and end: gauges, counters, traces."""
+    """Follows requests from beginning to end: gauges, counters, traces."""
 
     def started(self, record: RequestRecord) -> None:
         """A request was accepted."""
 
     def generated(self, record: RequestRecord, tokens: int) -> None:
-        """Its answer got so many tokens more."""
+        """Its answer grew by *tokens*."""
 
-    def finished(self, record: RequestRecord) -> None:
-        """Its final record was made."""
+    def finished(self, record: RequestRecord, metrics: RequestMetrics) -> None:
+        """Its answer was closed: the final record, and the metrics derived from it."""
 
 
 class WriterStats(Struct, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
-"""The record that every accepted request leaves: exactly one, whatever ends it."""
+"""The record of a request: every accepted request leaves exactly one, however it ends."""
 
-from typing import Literal
+from typing import Literal, overload
 
 from msgspec import Struct
 
@@ -9,6 +9,10 @@ from service.core.events import ModelBuild, StateBytes
 
 Phase = Literal["accepted", "final"]
 Status = Literal["running", "ok", "cancelled", "failed", "refused", "interrupted"]
+
+
+#: Longest model name, client id or label that a record keeps, in characters.
+MAX_NAME_CHARACTERS = 256
 
 
 class RequestRecord(Struct, frozen=True, kw_only=True):
@@ -71,3 +75,14 @@ class RequestRecord(Struct, frozen=True, kw_only=True):
     prompt_content: str | None = None
     """Only where storing contents is switched on."""
     completion_content: str | None = None
+
+
+@overload
+def bounded(name: str) -> str: ...
+@overload
+def bounded(name: None) -> None: ...
+def bounded(name: str | None) -> str | None:
+    """A name that a client gave, cut to what a record keeps."""
+    if name is None or len(name) <= MAX_NAME_CHARACTERS:
+        return name
+    return name[: MAX_NAME_CHARACTERS - 1] + "…"

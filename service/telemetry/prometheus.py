@@ -15,7 +15,7 @@ from prometheus_client import (
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from service.core.metrics import RequestMetrics, derive
+from service.core.metrics import RequestMetrics
 from service.core.model_status import LoadState, ModelStatus
 from service.core.ports import WriterStats
 from service.core.record import RequestRecord
@@ -87,7 +87,7 @@ class PrometheusMetrics:
         self._generated[record.request_id] = before + tokens
         self._counts["completion_tokens"].labels(_model_of(record)).inc(tokens)
 
-    def finished(self, record: RequestRecord) -> None:
+    def finished(self, record: RequestRecord, metrics: RequestMetrics) -> None:
         """Count a request out; times and state only if it was answered whole."""
         model = _model_of(record)
         self._in_flight.dec()
@@ -97,7 +97,7 @@ class PrometheusMetrics:
             rest = (getattr(record, field) or 0) - counted.get(field, 0)
             counter.labels(model).inc(max(0, rest))
         if record.status == "ok":
-            self._observe(model, record, derive(record))
+            self._observe(model, record, metrics)
 
     def render(self) -> tuple[bytes, str]:
         """The page that Prometheus scrapes, and its content type."""

@@ -116,8 +116,8 @@ class AnswerStream:
     async def frames(self) -> AsyncGenerator[bytes]:
         """Chunks as events, the last with metrics and timings, then `[DONE]`.
 
-        The first chunk has text: clients take it for the first token. When the last one is made,
-        the record is already final.
+        The first chunk has text: clients take it for the first token. The record is submitted after
+        `[DONE]` was sent.
         """
         async with self._open(self._request) as self._answer:
             chunks: ChatChunks | CompletionChunks | None = None
@@ -130,7 +130,7 @@ class AnswerStream:
                         yield data(chunk)
                 elif self._text:
                     yield data(self._piece(chunks, None))
-        yield DONE
+            yield DONE
 
     def _take(self, event: EngineEvent) -> None:
         """Hold what is to be sent; tokens without text of their own wait for the next text."""

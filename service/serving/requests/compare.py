@@ -170,24 +170,22 @@ class CompareService:
     ) -> ArmResult:
         name = comparison.arms[arm].model
         texts: list[str] = []
-        record = None
+        answer = None
         try:
             if name in self._chat.routes:
                 raise InvalidRequest(f"`{name}` is a route; name the models to compare")
             request = self._request(comparison, arm)
             isolated = comparison.mode == "isolated"
             async with self._chat.open(request, isolated=isolated) as answer:
-                try:
-                    async for event in answer:
-                        if isinstance(event, Delta | Finished):
-                            texts.append(event.text)
-                        events.put_nowait(ArmEvent(arm=arm, model=name, event=event))
-                finally:
-                    record = answer.record
+                async for event in answer:
+                    if isinstance(event, Delta | Finished):
+                        texts.append(event.text)
+                    events.put_nowait(ArmEvent(arm=arm, model=name, event=event))
         except TriptychError as error:
             failure = ArmError(code=error.code, message=str(error))
+            record = answer.record if answer else None
             return ArmResult(arm=arm, model=name, text="".join(texts), record=record, error=failure)
-        return ArmResult(arm=arm, model=name, text="".join(texts), record=record)
+        return ArmResult(arm=arm, model=name, text="".join(texts), record=answer.record)
 
     def _request(self, comparison: ComparisonRequest, arm: int) -> ChatRequest:
         """The arm's request; its clock starts now, not when the comparison came in."""

@@ -1,4 +1,4 @@
-"""Turns one request's events into its record: exactly one final record, whatever ends it."""
+"""Recorder: turns the events of a request into its record, exactly one however it ends."""
 
 import asyncio
 import itertools
@@ -18,15 +18,17 @@ from service.core.errors import (
     Unavailable,
 )
 from service.core.events import Delta, EngineEvent, Finished, Started
-from service.core.metrics import percentile
+from service.core.metrics import RequestMetrics, derive, percentile
 from service.core.ports import RecordSink, RequestObserver
-from service.core.record import RequestRecord, Status
+from service.core.record import RequestRecord, Status, bounded
 
 _DEFAULT_SAMPLING = msgspec.structs.asdict(Sampling())
+#: Sampling parameters that hold text or tokens of the client: content, like the prompt.
+_CONTENT_SAMPLING = frozenset({"stop", "logit_bias"})
 
 
 class Recorder:
-    """Opens a recording for each request."""
+    """Starts a recording for each accepted request."""
 
     def __init__(
         self,
@@ -42,9 +44,9 @@ class Recorder:
         self.clock_ns = clock_ns
 
     def accept(self, request: ChatRequest) -> "Recording":
-        """Submit the `accepted` record and start recording.
+        """Submit the `accepted` record and return its recording.
 
-        Raises StoreUnavailable where the sink takes no more: nothing is answered unrecorded.
+        Raises StoreUnavailable if the sink is full: no request is answered unrecorded.
         """
         recording = Recording(self, request)
         self.sink.submit(recording.record)
@@ -54,13 +56,19 @@ class Recorder:
 
 
 class Recording:
-    """One request's record in the making."""
+    """The record of one request while it runs.
+
+    `Finished` and `finish` complete the record; it is submitted once, when the answer is closed.
+    """
 
     def __init__(self, recorder: Recorder, request: ChatRequest) -> None:
         self._recorder = recorder
         self._tokens: list[tuple[int, int]] = []  # (sampled at, tokens since the one before)
         self._completion_tokens: int | None = 0
         self._completion_bytes = 0
+        self._answering = False
+        self._submitted = False
+        self._metrics: RequestMetrics | None = None
         self._text: list[str] | None = [] if recorder.store_content else None
         self.record = RequestRecord(
             request_id=request.request_id,
@@ -68,27 +76,45 @@ class Recording:
             status="running",
             endpoint=request.endpoint,
             stream=request.stream,
-            requested_model=request.model,
-            client_request_id=request.client_request_id,
-            comparison_id=request.comparison_id,
+            requested_model=bounded(request.model),
+            client_request_id=bounded(request.client_request_id),
+            comparison_id=bounded(request.comparison_id),
             arm=request.arm,
             accepted_at_ns=request.accepted_at_ns,
             accepted_ns=request.accepted_ns,
-            sampling=_changed(request.sampling),
+            sampling=_changed(request.sampling, content=recorder.store_content),
             prompt_content=content_of(request.prompt) if recorder.store_content else None,
         )
-        """The record as far as it is known; final once `finish` has run."""
+        """The record as far as it is known."""
+
+    @property
+    def metrics(self) -> RequestMetrics:
+        """Metrics of the record, derived once it is final."""
+        if self._metrics is not None:
+            return self._metrics
+        derived = derive(self.record)
+        if self.record.phase == "final":
+            self._metrics = derived
+        return derived
 
     async def durable(self) -> None:
-        """Return once the `accepted` record is on disk."""
+        """Wait until the `accepted` record is on disk."""
         await self._recorder.sink.flushed()
 
+    def queued(self, at_ns: int) -> None:
+        """Note when the request began to wait for the gate, for memory or for the engine.
+
+        The first call counts: the engine's own stamp does not replace it.
+        """
+        if self.record.queued_ns is None:
+            self._note(queued_ns=at_ns)
+
     def routed(self, policy: str, reason: str) -> None:
-        """Note which policy chose, and why."""
+        """Note the routing policy and the reason for its choice."""
         self._note(route=policy, route_reason=reason)
 
     def fell_back(self, model: str, error: TriptychError) -> None:
-        """Note that an arm refused, so that the next one is tried."""
+        """Note that an arm refused and the next one is tried."""
         so_far = self.record.route_reason
         self._note(
             route_reason=f"{so_far}; {model}: {error.code}" if so_far else f"{model}: {error.code}",
@@ -110,11 +136,12 @@ class Recording:
         )
 
     def observe(self, event: EngineEvent) -> None:
-        """Take what an event says; `Finished` makes the record final."""
+        """Record what an event reports; `Finished` completes the record."""
         match event:
             case Started():
+                self._answering = True
+                self.queued(event.queued_ns)
                 self._note(
-                    queued_ns=event.queued_ns,
                     scheduled_ns=event.scheduled_ns,
                     prompt_tokens=event.prompt_tokens,
                     cached_tokens=event.cached_tokens,
@@ -137,15 +164,20 @@ class Recording:
                     co_scheduled=event.co_scheduled,
                     build=event.build,
                 )
-                self.finish("ok")
+                self._complete("ok", None)
 
     def finish(self, status: Status, error_code: str | None = None) -> RequestRecord:
-        """Submit the final record, once; later calls change nothing."""
-        if self.record.phase == "final":
+        """Close the answer: stamp and submit the final record, once.
+
+        A record that `Finished` completed keeps its status. Later calls change nothing.
+        """
+        if self._submitted:
             return self.record
-        self._note(phase="final", status=status, error_code=error_code, **self._answer())
+        self._submitted = True
+        self._complete(status, error_code)
+        self._note(closed_ns=self._recorder.clock_ns())
         for observer in self._recorder.observers:
-            observer.finished(self.record)
+            observer.finished(self.record, self.metrics)
         self._recorder.sink.submit(self.record)
         return self.record
 
@@ -153,10 +185,14 @@ class Recording:
         """Submit the final record of a request that an error or a cancellation ended."""
         return self.finish(status_of(error), code_of(error))
 
+    def _complete(self, status: Status, error_code: str | None) -> None:
+        if self.record.phase != "final":
+            self._note(phase="final", status=status, error_code=error_code, **self._answer())
+
     def _answer(self) -> dict[str, object]:
-        """What is known of the answer, also of one that was cut short."""
-        changes: dict[str, object] = {"closed_ns": self._recorder.clock_ns(), **self._gaps()}
-        if self.record.queued_ns is not None:
+        """Counts and stamps of the answer, also of one that was cut short."""
+        changes: dict[str, object] = dict(self._gaps())
+        if self._answering:
             changes["completion_bytes"] = self._completion_bytes
             if self.record.completion_tokens is None:
                 changes["completion_tokens"] = self._completion_tokens
@@ -189,6 +225,7 @@ class Recording:
                 observer.generated(self.record, len(delta.token_ids))
 
     def _take_text(self, text: str) -> None:
+        self._answering = True
         self._completion_bytes += len(text.encode())
         if self._text is not None:
             self._text.append(text)
@@ -198,7 +235,7 @@ class Recording:
 
 
 def status_of(error: BaseException) -> Status:
-    """How a request that ended with this error is counted."""
+    """The status of a request that ended with this error."""
     match error:
         case asyncio.CancelledError() | GeneratorExit():
             return "cancelled"
@@ -218,7 +255,7 @@ def code_of(error: BaseException) -> str | None:
 
 
 def content_of(prompt: Prompt) -> str:
-    """A prompt as it is stored: text as it is, everything else as JSON."""
+    """The stored form of a prompt: text verbatim, anything else as JSON."""
     match prompt:
         case TextPrompt(text):
             return text
@@ -232,9 +269,14 @@ def _either(first: int | None, second: int | None) -> int | None:
     return second if first is None else first
 
 
-def _changed(sampling: Sampling) -> dict[str, object] | None:
-    """The parameters that differ from their defaults, None if there are none."""
+def _changed(sampling: Sampling, *, content: bool) -> dict[str, object] | None:
+    """Parameters that differ from their defaults; None if there are none.
+
+    Those that hold a client's text or tokens are kept only where contents are stored.
+    """
     values = msgspec.structs.asdict(sampling)
     return {
-        name: value for name, value in values.items() if value != _DEFAULT_SAMPLING[name]
+        name: value
+        for name, value in values.items()
+        if value != _DEFAULT_SAMPLING[name] and (content or name not in _CONTENT_SAMPLING)
     } or None

@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from model_registry.spec import ModelSpec
 from service.core.events import ModelMemory
+from service.core.metrics import derive
 from service.core.model_status import ModelStatus
 from service.core.ports import WriterStats
 from service.core.record import RequestRecord
@@ -36,6 +37,10 @@ def metrics() -> PrometheusMetrics:
     )
 
 
+def finish(page: PrometheusMetrics, record: RequestRecord) -> None:
+    page.finished(record, derive(record))
+
+
 def samples(page: PrometheusMetrics) -> dict[tuple[str, ...], float]:
     # Label values come in the order of the labels' names.
     text = page.render()[0].decode()
@@ -55,8 +60,8 @@ def test_tokens_are_counted_as_they_come_and_once(make_record: MakeRecord) -> No
     page.generated(running, 4)
     assert samples(page)["triptych_generation_tokens_total", "m"] == 7
 
-    page.finished(make_record("r", completion_tokens=10))
-    page.finished(make_record("other", completion_tokens=5))
+    finish(page, make_record("r", completion_tokens=10))
+    finish(page, make_record("other", completion_tokens=5))
     assert samples(page)["triptych_generation_tokens_total", "m"] == 15
 
 
@@ -66,7 +71,7 @@ def test_a_request_is_in_flight_until_it_finishes(make_record: MakeRecord) -> No
     page.started(make_record("r", phase="accepted", status="running", model=None))
     assert samples(page)["triptych_requests_in_flight",] == 1
 
-    page.finished(make_record("r"))
+    finish(page, make_record("r"))
 
     found = samples(page)
     assert found["triptych_requests_in_flight",] == 0
@@ -76,8 +81,8 @@ def test_a_request_is_in_flight_until_it_finishes(make_record: MakeRecord) -> No
 def test_tokens_and_bytes_add_up(make_record: MakeRecord) -> None:
     """Counters grow by what each record says, for cut-off requests too."""
     page = metrics()
-    page.finished(make_record("a"))
-    page.finished(make_record("b", status="cancelled", completion_tokens=3))
+    finish(page, make_record("a"))
+    finish(page, make_record("b", status="cancelled", completion_tokens=3))
 
     found = samples(page)
     assert found["triptych_generation_tokens_total", "m"] == 13
@@ -88,8 +93,8 @@ def test_tokens_and_bytes_add_up(make_record: MakeRecord) -> None:
 def test_times_are_seconds_of_whole_answers(make_record: MakeRecord) -> None:
     """Histograms hold the derived times in seconds, and only of requests that ended well."""
     page = metrics()
-    page.finished(make_record("a", variant="int8"))
-    page.finished(make_record("b", variant="int8", status="cancelled"))
+    finish(page, make_record("a", variant="int8"))
+    finish(page, make_record("b", variant="int8", status="cancelled"))
 
     found = samples(page)
     assert found["triptych_time_to_first_token_seconds_sum", "m:int8"] == 0.023
@@ -100,7 +105,7 @@ def test_times_are_seconds_of_whole_answers(make_record: MakeRecord) -> None:
 def test_unknown_state_is_not_observed(make_record: MakeRecord) -> None:
     """State that is None adds nothing; state that is 0 counts as 0."""
     page = metrics()
-    page.finished(make_record("a"))
+    finish(page, make_record("a"))
 
     found = samples(page)
     assert found["triptych_request_state_bytes_count", "ssm_state", "m"] == 1
@@ -111,7 +116,7 @@ def test_unknown_state_is_not_observed(make_record: MakeRecord) -> None:
 def test_a_client_cannot_make_series(make_record: MakeRecord) -> None:
     """The model that a client invented is in no label."""
     page = metrics()
-    page.finished(make_record("r", model=None, requested_model="invented", status="refused"))
+    finish(page, make_record("r", model=None, requested_model="invented", status="refused"))
 
     assert b"invented" not in page.render()[0]
     assert samples(page)["triptych_requests_total", "", "refused"] == 1
@@ -144,7 +149,7 @@ def test_the_writer_and_processes_are_read_at_the_scrape() -> None:
 def test_every_metric_is_documented(make_record: MakeRecord) -> None:
     """docs/metrics.md names each metric of the page."""
     page = metrics()
-    page.finished(make_record("r"))
+    finish(page, make_record("r"))
     documented = Path("docs/metrics.md").read_text(encoding="utf-8")
 
     names = {
@@ -159,6 +164,6 @@ def test_every_metric_is_documented(make_record: MakeRecord) -> None:
 def test_two_pages_do_not_share_counts(make_record: MakeRecord) -> None:
     """Each instance has a registry of its own: no state lives in the module."""
     one, other = metrics(), metrics()
-    one.finished(make_record("r"))
+    finish(one, make_record("r"))
 
     assert ("triptych_requests_total", "m", "ok") not in samples(other)

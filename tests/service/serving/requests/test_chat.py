@@ -32,16 +32,18 @@ def kinds(events):
 
 
 async def test_events_come_in_order_and_the_record_is_final_with_the_last(bench):
-    """Who sees `Finished` finds the final record submitted and the place in the queue free."""
+    """At `Finished` the record is final and the place in the queue free; closing submits it."""
     b = bench()
     async with b.chat.open(b.request(max_tokens=2)) as answer:
         events = []
         async for event in answer:
             events.append(event)
             if isinstance(event, Finished):
-                assert answer.record.status == b.sink.finals[-1].status == "ok"
+                assert (answer.record.phase, answer.record.status) == ("final", "ok")
+                assert b.sink.finals == []
                 assert b.pool.requests == b.engines["one"].running == 0
     assert kinds(events) == [Started, Delta, Delta, Finished]
+    assert [record.status for record in b.sink.finals] == ["ok"]
 
 
 async def test_no_event_goes_out_before_the_accepted_record_is_on_disk(bench, settle):

@@ -3,7 +3,9 @@
 import asyncio
 import json
 
+import msgspec
 import pytest
+from support.clock import Clock
 
 from service.core.chat import ChatPrompt, ChatRequest, Message, Sampling, TextPrompt, TokenPrompt
 from service.core.errors import (
@@ -39,8 +41,9 @@ class Observer:
     def generated(self, record, tokens):
         self.seen.append(("generated", tokens))
 
-    def finished(self, record):
+    def finished(self, record, metrics):
         self.seen.append(("finished", record.status))
+        self.metrics = metrics
 
 
 def request(**fields):
@@ -91,6 +94,7 @@ def test_finished_makes_the_record_final(sink):
     recording = recording_of(sink)
     for event in (STARTED, delta("hé", 130, 1), delta("", 150, 2), delta("y", 170, 3), FINISHED):
         recording.observe(event)
+    recording.finish("cancelled")
     record = sink.records[-1]
     assert (record.phase, record.status, record.finish_reason) == ("final", "ok", "stop")
     assert (record.first_ns, record.last_ns, record.closed_ns) == (130, 170, 200)
@@ -173,8 +177,63 @@ def test_every_end_has_its_status(error, status, code):
 
 def test_only_changed_sampling_is_recorded(sink):
     """A record shows what was asked for, not every default."""
-    asked = request(sampling=Sampling(temperature=0.0, stop=("x",)))
-    assert recording_of(sink, request=asked).record.sampling == {"temperature": 0.0, "stop": ("x",)}
+    asked = request(sampling=Sampling(temperature=0.0, seed=3))
+    assert recording_of(sink, request=asked).record.sampling == {"temperature": 0.0, "seed": 3}
+
+
+def test_stop_strings_are_content(sink):
+    """Text and tokens inside sampling parameters are kept only where contents are stored."""
+    asked = request(sampling=Sampling(seed=3, stop=("my secret",), logit_bias={7: 1.0}))
+    assert recording_of(sink, request=asked).record.sampling == {"seed": 3}
+    stored = recording_of(sink, request=asked, store_content=True).record.sampling
+    assert stored == {"seed": 3, "stop": ("my secret",), "logit_bias": {7: 1.0}}
+
+
+def test_the_record_is_submitted_when_the_answer_is_closed(sink):
+    """`closed_ns` is when the response was closed, not when its last event was made."""
+    clock = Clock(170)
+    recording = Recorder(sink, clock_ns=clock).accept(request())
+    recording.observe(FINISHED)
+    assert (recording.record.phase, recording.record.closed_ns) == ("final", None)
+    assert len(sink.records) == 1
+    clock.now = 900
+    recording.finish("cancelled")
+    assert [(r.status, r.closed_ns) for r in sink.records] == [("running", None), ("ok", 900)]
+
+
+def test_waiting_before_the_engine_is_queueing(sink):
+    """The stamp of the service's own queue stands; the engine's later one does not replace it."""
+    recording = recording_of(sink)
+    recording.queued(104)
+    recording.queued(105)
+    recording.observe(STARTED)
+    assert recording.record.queued_ns == 104
+
+
+def test_a_request_that_only_queued_has_no_answer(sink):
+    """A request refused while it waited has no bytes of an answer."""
+    recording = recording_of(sink)
+    recording.queued(104)
+    assert recording.fail(Overloaded("full")).completion_bytes is None
+
+
+def test_names_that_clients_give_are_bounded(sink):
+    """A megabyte of model name must not be stored with the record of its refusal."""
+    asked = request(comparison_id="c" * 300, client_request_id="x" * 300)
+    asked = msgspec.structs.replace(asked, model="m" * 1_000_000)
+    record = recording_of(sink, request=asked).record
+    lengths = map(len, (record.requested_model, record.client_request_id, record.comparison_id))
+    assert list(lengths) == [256, 256, 256]
+
+
+def test_metrics_are_derived_once(sink):
+    """Observers get the same metrics that the answer shows."""
+    observer = Observer()
+    recording = recording_of(sink, observers=[observer])
+    recording.observe(FINISHED)
+    shown = recording.metrics
+    recording.finish("cancelled")
+    assert observer.metrics is shown
 
 
 def test_content_is_not_stored_unless_switched_on(sink):
