@@ -1,10 +1,11 @@
-"""Every number that people read, derived from raw stamps by one formula each.
+"""Metrics derived from a record's raw stamps and counts, each by one formula.
 
 `preprocess + queue + prefill + decode == e2e` exactly, in nanoseconds.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -12,7 +13,7 @@ from service.core.record import RequestRecord
 
 
 class RequestMetrics(Struct, frozen=True, kw_only=True):
-    """Derived times of one request in milliseconds; None where a stamp is missing."""
+    """Times and rates of one request; None where an input is unknown."""
 
     ttft_ms: float | None
     """first − accepted."""
@@ -35,7 +36,9 @@ class RequestMetrics(Struct, frozen=True, kw_only=True):
     tokens_per_s: float | None
     """(n − 1) / decode."""
     bytes_per_s: float | None
-    """UTF-8 bytes of the text / decode: comparable between tokenizers."""
+    """Mean bytes of a token × tokens_per_s = bytes × (n − 1) / n / decode: comparable between
+    tokenizers. The decode time has n − 1 intervals, so one token's share of the bytes is left out,
+    as the first token is of tokens_per_s."""
 
 
 def elapsed_ns(end_ns: int | None, start_ns: int | None) -> int | None:
@@ -48,29 +51,72 @@ def milliseconds(duration_ns: float | None) -> float | None:
     return None if duration_ns is None else duration_ns / 1e6
 
 
-def derive(record: RequestRecord) -> RequestMetrics:
-    """All derived times of one record."""
-    decode_ns = elapsed_ns(record.last_ns, record.first_ns)
-    e2e_ns = elapsed_ns(record.last_ns, record.accepted_ns)
-    tokens = record.completion_tokens
-    paced = decode_ns is not None and tokens is not None and tokens > 1 and decode_ns > 0
-    return RequestMetrics(
-        ttft_ms=milliseconds(elapsed_ns(record.first_ns, record.accepted_ns)),
-        tpot_ms=milliseconds(decode_ns / (tokens - 1)) if paced and tokens and decode_ns else None,
-        ntpot_ms=milliseconds(e2e_ns / tokens) if e2e_ns is not None and tokens else None,
-        preprocess_ms=milliseconds(elapsed_ns(record.queued_ns, record.accepted_ns)),
-        queue_ms=milliseconds(elapsed_ns(record.scheduled_ns, record.queued_ns)),
-        prefill_ms=milliseconds(elapsed_ns(record.first_ns, record.scheduled_ns)),
-        decode_ms=milliseconds(decode_ns),
-        e2e_ms=milliseconds(e2e_ns),
-        load_ms=milliseconds(record.load_ns),
-        tokens_per_s=(tokens - 1) * 1e9 / decode_ns if paced and tokens and decode_ns else None,
-        bytes_per_s=(
-            record.completion_bytes * 1e9 / decode_ns
-            if paced and decode_ns and record.completion_bytes is not None
-            else None
+class Formula(Struct, frozen=True):
+    """A metric as arithmetic on fields of a record; unknown where an input is unknown.
+
+    Functions use operators alone, so that they take integers and arrays of integers alike: what is
+    derived from one record and what is summed up over a million have the same formula.
+    """
+
+    inputs: tuple[str, ...]
+    compute: Callable[..., Any]
+    defined: Callable[..., Any] | None = None
+    """Where it has a value, given the inputs; None: everywhere."""
+
+
+def _span(end: str, start: str) -> Formula:
+    return Formula((end, start), lambda end_ns, start_ns: (end_ns - start_ns) / 1e6)
+
+
+def _paced(last_ns: Any, first_ns: Any, tokens: Any, *_: Any) -> Any:  # noqa: ANN401 (int or array)
+    return (tokens > 1) & (last_ns > first_ns)
+
+
+#: The one formula of each field of RequestMetrics.
+FORMULAS: dict[str, Formula] = {
+    "ttft_ms": _span("first_ns", "accepted_ns"),
+    "tpot_ms": Formula(
+        ("last_ns", "first_ns", "completion_tokens"),
+        lambda last_ns, first_ns, tokens: (last_ns - first_ns) / (tokens - 1) / 1e6,
+        _paced,
+    ),
+    "ntpot_ms": Formula(
+        ("last_ns", "accepted_ns", "completion_tokens"),
+        lambda last_ns, accepted_ns, tokens: (last_ns - accepted_ns) / tokens / 1e6,
+        lambda _, __, tokens: tokens > 0,
+    ),
+    "preprocess_ms": _span("queued_ns", "accepted_ns"),
+    "queue_ms": _span("scheduled_ns", "queued_ns"),
+    "prefill_ms": _span("first_ns", "scheduled_ns"),
+    "decode_ms": _span("last_ns", "first_ns"),
+    "e2e_ms": _span("last_ns", "accepted_ns"),
+    "load_ms": Formula(("load_ns",), lambda load_ns: load_ns / 1e6),
+    "tokens_per_s": Formula(
+        ("last_ns", "first_ns", "completion_tokens"),
+        lambda last_ns, first_ns, tokens: (tokens - 1) * 1e9 / (last_ns - first_ns),
+        _paced,
+    ),
+    "bytes_per_s": Formula(
+        ("last_ns", "first_ns", "completion_tokens", "completion_bytes"),
+        lambda last_ns, first_ns, tokens, text_bytes: (
+            text_bytes * (tokens - 1) / tokens * 1e9 / (last_ns - first_ns)
         ),
-    )
+        _paced,
+    ),
+}
+
+
+def derive(record: RequestRecord) -> RequestMetrics:
+    """All metrics of one record."""
+    return RequestMetrics(**{name: _value(record, one) for name, one in FORMULAS.items()})
+
+
+def _value(record: RequestRecord, formula: Formula) -> float | None:
+    inputs = [getattr(record, name) for name in formula.inputs]
+    if None in inputs or not (formula.defined is None or formula.defined(*inputs)):
+        return None
+    value: float = formula.compute(*inputs)
+    return value
 
 
 #: Below these counts the confidence interval of the percentile reaches the largest value seen.
@@ -79,7 +125,7 @@ P99_FROM = 368
 
 
 class Quantiles(Struct, frozen=True, kw_only=True):
-    """Nearest-rank percentiles of some values; None where there are too few to tell."""
+    """Nearest-rank percentiles; None where there are too few values."""
 
     count: int
     p50: float | None
@@ -92,14 +138,18 @@ class Quantiles(Struct, frozen=True, kw_only=True):
 
 def quantiles(values: Iterable[float]) -> Quantiles:
     """Percentiles of *values*, in their unit."""
-    ordered = sorted(values)
+    return quantiles_of_sorted(sorted(values))
+
+
+def quantiles_of_sorted(ordered: Sequence[float]) -> Quantiles:
+    """Percentiles of values in ascending order."""
     count = len(ordered)
     return Quantiles(
         count=count,
         p50=_nearest_rank(ordered, 0.50),
         p95=_nearest_rank(ordered, 0.95) if count >= P95_FROM else None,
         p99=_nearest_rank(ordered, 0.99) if count >= P99_FROM else None,
-        max=ordered[-1] if ordered else None,
+        max=ordered[-1] if count else None,
     )
 
 
@@ -109,6 +159,5 @@ def percentile(values: Iterable[float], share: float) -> float | None:
 
 
 def _nearest_rank(ordered: Sequence[float], share: float) -> float | None:
-    if not ordered:
-        return None
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+    count = len(ordered)
+    return ordered[max(0, math.ceil(share * count) - 1)] if count else None

@@ -21,7 +21,19 @@ def test_each_metric_follows_its_formula(make_record: MakeRecord) -> None:
     assert (metrics.ttft_ms, metrics.tpot_ms, metrics.ntpot_ms) == (23.0, 10.0, 11.3)
     assert (metrics.preprocess_ms, metrics.queue_ms, metrics.prefill_ms) == (1.0, 2.0, 20.0)
     assert (metrics.decode_ms, metrics.e2e_ms, metrics.load_ms) == (90.0, 113.0, 0.5)
-    assert (metrics.tokens_per_s, metrics.bytes_per_s) == (100.0, 500.0)
+    assert (metrics.tokens_per_s, metrics.bytes_per_s) == (100.0, 450.0)
+
+
+def test_two_tokens_flow_at_one_tokens_bytes(make_record: MakeRecord) -> None:
+    """Bytes and tokens are counted over the same intervals: n tokens have n − 1 of them.
+
+    All n tokens' bytes over n − 1 intervals said twice the truth for an answer of two tokens.
+    """
+    record = make_record("r", completion_tokens=2, completion_bytes=8, first_ns=0, last_ns=10**9)
+
+    metrics = derive(record)
+
+    assert (metrics.tokens_per_s, metrics.bytes_per_s) == (1.0, 4.0)
 
 
 @given(gaps_ns=st.lists(st.integers(0, 10**15), min_size=5, max_size=5))
