@@ -15,6 +15,7 @@
     │   ├── StoreUnavailable      records cannot be written or read: disk full, locked, gone
     │   └── EngineFailed          the engine failed while it held the request
     │       └── EngineDied        its process died, was killed, or hung and was killed
+    ├── QueryCancelled            nobody waits for the result of a query any more
     └── ConfigError               settings or catalogue are wrong: names file, key and fix
 
 `code` is stable and machine-readable; `service.api.errors` maps classes to HTTP statuses.
@@ -144,6 +145,12 @@ class EngineDied(EngineFailed):
         super().__init__(message, retry_after_s=retry_after_s)
         self.suspect = suspect
         """Whether this request may have been what ended it."""
+
+
+class QueryCancelled(TriptychError):
+    """Nobody waits for the result of a query any more."""
+
+    code = "query_cancelled"
 
 
 class ConfigError(TriptychError):

@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from msgspec import Struct
@@ -138,26 +138,27 @@ class Quantiles(Struct, frozen=True, kw_only=True):
 
 def quantiles(values: Iterable[float]) -> Quantiles:
     """Percentiles of *values*, in their unit."""
-    return quantiles_of_sorted(sorted(values))
+    ordered = sorted(values)
+    return quantiles_at(len(ordered), ordered.__getitem__)
 
 
-def quantiles_of_sorted(ordered: Sequence[float]) -> Quantiles:
-    """Percentiles of values in ascending order."""
-    count = len(ordered)
+def quantiles_at(count: int, at: Callable[[int], float]) -> Quantiles:
+    """Percentiles of *count* values, of which *at* gives the n-th smallest, from 0."""
     return Quantiles(
         count=count,
-        p50=_nearest_rank(ordered, 0.50),
-        p95=_nearest_rank(ordered, 0.95) if count >= P95_FROM else None,
-        p99=_nearest_rank(ordered, 0.99) if count >= P99_FROM else None,
-        max=ordered[-1] if count else None,
+        p50=at(rank(count, 0.50)) if count else None,
+        p95=at(rank(count, 0.95)) if count >= P95_FROM else None,
+        p99=at(rank(count, 0.99)) if count >= P99_FROM else None,
+        max=at(count - 1) if count else None,
     )
 
 
 def percentile(values: Iterable[float], share: float) -> float | None:
     """Nearest-rank percentile of *values* for *share* in (0, 1]; None for no values."""
-    return _nearest_rank(sorted(values), share)
+    ordered = sorted(values)
+    return ordered[rank(len(ordered), share)] if ordered else None
 
 
-def _nearest_rank(ordered: Sequence[float], share: float) -> float | None:
-    count = len(ordered)
-    return ordered[max(0, math.ceil(share * count) - 1)] if count else None
+def rank(count: int, share: float) -> int:
+    """Index from 0 of the nearest-rank percentile among *count* ordered values."""
+    return max(0, math.ceil(share * count) - 1)

@@ -1,6 +1,6 @@
 """The seams: small Protocols, each with an implementation that ships as its fake."""
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
@@ -10,6 +10,7 @@ from service.core.chat import ChatRequest, Prompt
 from service.core.events import EngineEvent, ModelMemory
 from service.core.metrics import RequestMetrics
 from service.core.record import RequestRecord, Status
+from service.core.summary import RecordSummary
 
 
 class Engine(Protocol):
@@ -159,8 +160,23 @@ class RecordStore(Protocol):
     def iterate(self, where: RecordFilter) -> Iterator[RequestRecord]:
         """All matching records, oldest first, without holding them in memory."""
 
+    def summary(
+        self, where: RecordFilter, *, window_ns: int | None, cancelled: Callable[[], bool]
+    ) -> RecordSummary:
+        """Summarize matching records, by windows of the wall clock if given.
+
+        *cancelled* is asked every few milliseconds; once it says yes, QueryCancelled is raised.
+        Raises InvalidRequest if there would be too many groups.
+        """
+
+    def compact(self) -> bool:
+        """Prepare some written records for summaries; False if there is nothing to prepare.
+
+        For the one thread that writes, when nothing waits to be written.
+        """
+
     def interrupt_orphans(self) -> int:
-        """Turn rows that never became final into `interrupted`; how many there were."""
+        """Turn rows that never became final into `interrupted`; return how many there were."""
 
     def close(self) -> None:
         """Release files and connections."""

@@ -1,4 +1,4 @@
-"""What many records say together: counts, sums and percentiles, by model and window."""
+"""Summaries of records: counts, sums and percentiles, by model and window."""
 
 from array import array
 from collections import Counter
@@ -7,13 +7,19 @@ from itertools import chain
 
 from msgspec import Struct, structs
 
+from service.core.errors import InvalidRequest
 from service.core.events import StateBytes
 from service.core.metrics import Quantiles, RequestMetrics, derive, quantiles
 from service.core.record import RequestRecord, Status
 
 _METRICS = RequestMetrics.__struct_fields__
 _STATE = StateBytes.__struct_fields__
-_SUMS = ("prompt_tokens", "cached_tokens", "completion_tokens", "completion_bytes")
+#: Fields of a record that are added up.
+SUMS = ("prompt_tokens", "cached_tokens", "completion_tokens", "completion_bytes")
+
+
+#: Most groups of one summary: a larger answer would be megabytes that nobody reads.
+MAX_GROUPS = 2000
 
 
 class Summary(Struct, frozen=True, kw_only=True):
@@ -56,14 +62,18 @@ class RecordSummary(Struct, frozen=True, kw_only=True):
 
 
 def summarize(records: Iterable[RequestRecord], *, window_ns: int | None = None) -> RecordSummary:
-    """Summarize records by model and, if given, by windows of the wall clock."""
+    """Summarize records by model and, if given, by windows of the wall clock.
+
+    Raises InvalidRequest if there would be too many groups.
+    """
     tallies: dict[tuple[int | None, str | None], _Tally] = {}
     for record in records:
         window = None if window_ns is None else record.accepted_at_ns // window_ns * window_ns
-        key = (window, served_id(record))
+        key = (window, served_id(record.model, record.variant))
         tally = tallies.get(key)
         if tally is None:
             tally = tallies[key] = _Tally()
+            check_groups(len(tallies))
         tally.add(record)
     return RecordSummary(
         window_ns=window_ns,
@@ -75,13 +85,23 @@ def summarize(records: Iterable[RequestRecord], *, window_ns: int | None = None)
     )
 
 
-def served_id(record: RequestRecord) -> str | None:
+def check_groups(count: int) -> None:
+    """Refuse a summary of too many groups. Raises InvalidRequest."""
+    if count > MAX_GROUPS:
+        raise InvalidRequest(
+            f"the summary would have more than {MAX_GROUPS} groups of window and model; use a "
+            "longer window, or narrow it with since, until and model",
+            param="window",
+        )
+
+
+def served_id(model: str | None, variant: str | None) -> str | None:
     """`model` or `model:variant` of who answered; None if no model was reached."""
-    return f"{record.model}:{record.variant}" if record.variant else record.model
+    return f"{model}:{variant}" if variant else model
 
 
 class _Tally:
-    """The numbers of one group: 8 bytes each, since a log may hold millions of records."""
+    """The numbers of one group."""
 
     def __init__(self) -> None:
         self.by_status: Counter[Status] = Counter()
@@ -95,7 +115,7 @@ class _Tally:
         self.flags["cold"] += record.cold
         self.flags["verified"] += record.verified is True
         self.flags["unverified"] += record.verified is False
-        for name in _SUMS:
+        for name in SUMS:
             count = getattr(record, name)
             if count is not None:
                 self.sums[name] = self.sums.get(name, 0) + count
@@ -117,7 +137,7 @@ def _together(tallies: Sequence[_Tally]) -> Summary:
     flags = sum((tally.flags for tally in tallies), Counter[str]())
     sums = {
         name: sum(known) if (known := [t.sums[name] for t in tallies if name in t.sums]) else None
-        for name in _SUMS
+        for name in SUMS
     }
     return Summary(
         count=by_status.total(),

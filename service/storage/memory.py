@@ -1,12 +1,14 @@
-"""Records in memory: for tests, and for a service that shall leave nothing on disk."""
+"""In-memory record store, for tests and for services that must leave nothing on disk."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from msgspec import structs
 
+from service.core.errors import QueryCancelled
 from service.core.ports import RecordFilter, RecordPage
 from service.core.record import RequestRecord
+from service.core.summary import RecordSummary, summarize
 from service.storage import cursor as cursors
 from service.storage.cursor import Position
 
@@ -45,8 +47,25 @@ class MemoryRecordStore:
         """All records that match now, oldest first."""
         yield from self._matching(where)
 
+    def summary(
+        self, where: RecordFilter, *, window_ns: int | None, cancelled: Callable[[], bool]
+    ) -> RecordSummary:
+        """Summarize matching records."""
+
+        def until_cancelled() -> Iterator[RequestRecord]:
+            for record in self.iterate(where):
+                if cancelled():
+                    raise QueryCancelled("the summary was cancelled")
+                yield record
+
+        return summarize(until_cancelled(), window_ns=window_ns)
+
+    def compact(self) -> bool:
+        """Nothing to prepare."""
+        return False
+
     def interrupt_orphans(self) -> int:
-        """Turn records that never became final into `interrupted`; how many there were."""
+        """Turn records that never became final into `interrupted`; return how many there were."""
         with self._lock:
             orphans = [one for one in self._records.values() if one.phase == "accepted"]
             for orphan in orphans:

@@ -10,11 +10,11 @@ from sqlalchemy import RowMapping
 from model_registry.spec import Family
 from service.core.events import ModelBuild, StateBytes
 from service.core.record import RequestRecord
-from service.storage.tables import request_record
+from service.storage.tables import ELSEWHERE, request_record
 
 
 class Served(Struct, frozen=True, kw_only=True):
-    """Who answered: what one row of `model_build` says."""
+    """Who answered: one row of `model_build`."""
 
     model: str | None
     variant: str | None
@@ -25,8 +25,7 @@ class Served(Struct, frozen=True, kw_only=True):
 _NOBODY = Served(model=None, variant=None, family=None, build=None)
 _STATE = StateBytes.__struct_fields__
 _BUILD = ModelBuild.__struct_fields__
-_ELSEWHERE = {*Served.__struct_fields__, "state", "prompt_content", "completion_content"}
-_SCALARS = tuple(name for name in RequestRecord.__struct_fields__ if name not in _ELSEWHERE)
+_SCALARS = tuple(name for name in RequestRecord.__struct_fields__ if name not in ELSEWHERE)
 
 #: What `to_record` reads of `request_record`.
 RECORD_COLUMNS = [request_record.c[name] for name in (*_SCALARS, *_STATE, "model_build_id")]
@@ -68,11 +67,12 @@ def to_served(row: RowMapping) -> Served:
     )
 
 
-def to_row(record: RequestRecord, model_build_id: int | None) -> dict[str, Any]:
+def to_row(record: RequestRecord, model_build_id: int | None, block_id: int) -> dict[str, Any]:
     """Values of a `request_record` row."""
     row = {name: getattr(record, name) for name in _SCALARS}
     row.update(structs.asdict(record.state))
     row["model_build_id"] = model_build_id
+    row["block_id"] = block_id
     return row
 
 

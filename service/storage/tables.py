@@ -1,5 +1,11 @@
-"""Tables of the record store: narrow rows, with what repeats kept once in `model_build`."""
+"""Tables of the record store: one narrow row a request, what repeats once, and packed columns.
 
+Columns are named and typed after the fields of the structs that they hold.
+"""
+
+import typing
+
+from msgspec import Struct
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -8,20 +14,67 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
     Text,
     UniqueConstraint,
     literal_column,
+    text,
 )
+from sqlalchemy.types import TypeEngine
+
+from service.core.events import ModelBuild, StateBytes
+from service.core.record import RequestRecord
 
 #: Newest alembic revision; a test holds it to `migrations/versions`.
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0003"
+
+#: Fields of a record that other tables hold, or that are spread over several columns.
+ELSEWHERE = frozenset(
+    {"model", "variant", "family", "build", "state", "prompt_content", "completion_content"}
+)
+_SMALL = frozenset({"arm", "co_scheduled"})
 
 metadata = MetaData()
 
-#: Who answered: one row for each distinct model, variant and build.
+
+def _columns_of(
+    struct: type[Struct], *, without: frozenset[str] = frozenset()
+) -> list[Column[typing.Any]]:
+    """A column for each field of a struct, nullable where the field may be None."""
+    return [
+        Column(
+            name,
+            _type_of(name, kind),
+            primary_key=name == "request_id",
+            nullable=type(None) in typing.get_args(kind),
+        )
+        for name, kind in typing.get_type_hints(struct).items()
+        if name not in without
+    ]
+
+
+def _type_of(name: str, kind: object) -> TypeEngine[typing.Any]:
+    kinds = {kind, *typing.get_args(kind)}
+    if bool in kinds:
+        return Boolean()
+    if int in kinds:
+        return Integer() if name.endswith("_tokens") or name in _SMALL else BigInteger()
+    if any(typing.get_origin(each) is dict for each in kinds):
+        return JSON(none_as_null=True)
+    return String(64) if name.endswith("_sha256") else Text()
+
+
+def _always_nullable(columns: list[Column[typing.Any]]) -> list[Column[typing.Any]]:
+    for column in columns:
+        column.nullable = True
+    return columns
+
+
+#: Who answered: one row for each distinct model, variant and build. Columns of the build are NULL
+#: where the model was chosen but never loaded: a build always has a dtype.
 model_build = Table(
     "model_build",
     metadata,
@@ -30,62 +83,18 @@ model_build = Table(
     Column("model", Text),
     Column("variant", Text),
     Column("family", Text),
-    Column("weights_sha256", String(64)),
-    # NULL where the model was chosen but never loaded: a build always has a dtype.
-    Column("dtype", Text),
-    Column("quantization", Text),
-    Column("engine", Text),
-    Column("engine_version", Text),
-    Column("device", Text),
-    Column("kernel_path", Text),
-    Column("state_source", Text),
+    *_always_nullable(_columns_of(ModelBuild)),
     UniqueConstraint("content_sha256", name="uq_model_build_content_sha256"),
 )
 
 request_record = Table(
     "request_record",
     metadata,
-    Column("request_id", Text, primary_key=True),
-    Column("phase", Text, nullable=False),
-    Column("status", Text, nullable=False),
-    Column("endpoint", Text, nullable=False),
-    Column("stream", Boolean, nullable=False),
-    Column("requested_model", Text, nullable=False),
+    *_columns_of(RequestRecord, without=ELSEWHERE),
+    *_columns_of(StateBytes),
     Column("model_build_id", ForeignKey("model_build.id", name="fk_request_record_model_build")),
-    Column("route", Text),
-    Column("route_reason", Text),
-    Column("finish_reason", Text),
-    Column("error_code", Text),
-    Column("client_request_id", Text),
-    Column("comparison_id", Text),
-    Column("arm", Integer),
-    Column("cold", Boolean, nullable=False),
-    Column("verified", Boolean),
-    Column("accepted_at_ns", BigInteger, nullable=False),
-    Column("accepted_ns", BigInteger, nullable=False),
-    Column("queued_ns", BigInteger),
-    Column("scheduled_ns", BigInteger),
-    Column("first_ns", BigInteger),
-    Column("last_ns", BigInteger),
-    Column("closed_ns", BigInteger),
-    Column("load_ns", BigInteger),
-    Column("itl_p50_ns", BigInteger),
-    Column("itl_p95_ns", BigInteger),
-    Column("itl_p99_ns", BigInteger),
-    Column("itl_max_ns", BigInteger),
-    Column("prompt_tokens", Integer),
-    Column("cached_tokens", Integer),
-    Column("completion_tokens", Integer),
-    Column("completion_bytes", BigInteger),
-    Column("attention_kv_bytes", BigInteger),
-    Column("window_kv_bytes", BigInteger),
-    Column("ssm_state_bytes", BigInteger),
-    Column("conv_state_bytes", BigInteger),
-    Column("snapshot_bytes", BigInteger),
-    Column("reserved_bytes", BigInteger),
-    Column("workspace_peak_bytes", BigInteger),
-    Column("co_scheduled", Integer),
-    Column("sampling", JSON(none_as_null=True)),
+    # Assigned when the row is inserted, and never changed.
+    Column("block_id", Integer, nullable=False, server_default=text("0")),
     # Clustered by request_id: SQLite would otherwise keep every id in a second tree of its own.
     sqlite_with_rowid=False,
 )
@@ -125,4 +134,27 @@ request_content = Table(
     ),
     Column("prompt", Text),
     Column("completion", Text),
+)
+
+#: Rows that were inserted one after another. A packed block has its rows in `record_column` too.
+record_block = Table(
+    "record_block",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    # Bounds of the rows' accepted_at_ns, both inclusive; never narrower than the rows.
+    Column("first_at_ns", BigInteger, nullable=False),
+    Column("last_at_ns", BigInteger, nullable=False),
+    Column("row_count", Integer, nullable=False),
+    Column("packed", Boolean, nullable=False),
+)
+
+#: One field of all rows of a block, packed; see `service/storage/packed_column.py`.
+record_column = Table(
+    "record_column",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("block_id", Integer, primary_key=True, autoincrement=False),
+    Column("base", BigInteger),
+    Column("labels", JSON(none_as_null=True)),
+    Column("codes", LargeBinary, nullable=False),
 )

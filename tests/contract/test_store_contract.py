@@ -1,16 +1,20 @@
 """Every record store is asked the same questions."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from msgspec import structs
 
-from service.core.errors import InvalidRequest
+from service.core.errors import InvalidRequest, QueryCancelled
 from service.core.events import StateBytes
 from service.core.ports import RecordFilter, RecordStore
 from service.core.record import RequestRecord
-from service.storage import open_store
+from service.core.summary import summarize
+from service.storage import blocks, open_store
 
 MakeRecord = Callable[..., RequestRecord]
 EVERYTHING = RecordFilter()
@@ -259,3 +263,96 @@ def test_no_records_are_written_for_none(store: RecordStore) -> None:
     store.write([])
 
     assert list(store.iterate(EVERYTHING)) == []
+
+
+def never() -> bool:
+    return False
+
+
+RECORDS = st.builds(
+    dict,
+    status=st.sampled_from(["ok", "ok", "ok", "cancelled", "failed", "refused"]),
+    endpoint=st.sampled_from(["chat", "completion"]),
+    requested_model=st.sampled_from(["m", "route", "x" * 200]),
+    model=st.sampled_from(["m", "n", None]),
+    variant=st.sampled_from([None, "int8"]),
+    cold=st.booleans(),
+    verified=st.sampled_from([True, False, None]),
+    accepted_at_ns=st.integers(0, 400),
+    queued_ns=st.none() | st.integers(5 * 10**9, 6 * 10**9),
+    first_ns=st.none() | st.integers(6 * 10**9, 7 * 10**9),
+    last_ns=st.none() | st.integers(7 * 10**9, 2**44),
+    load_ns=st.none() | st.integers(0, 10**12),
+    completion_tokens=st.none() | st.integers(0, 500),
+    completion_bytes=st.none() | st.integers(0, 5000),
+    state=st.builds(
+        StateBytes,
+        attention_kv_bytes=st.none() | st.integers(0, 2**40),
+        ssm_state_bytes=st.just(77),
+    ),
+)
+FILTERS = st.builds(
+    RecordFilter,
+    model=st.sampled_from([None, None, "m", "absent"]),
+    family=st.sampled_from([None, None, "transformer", "ssm"]),
+    status=st.sampled_from([None, None, "ok", "interrupted"]),
+    endpoint=st.sampled_from([None, None, "completion"]),
+    requested_model=st.sampled_from([None, None, "route"]),
+    since_ns=st.none() | st.integers(0, 400),
+    until_ns=st.none() | st.integers(0, 400),
+)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    changes=st.lists(RECORDS, max_size=60),
+    where=FILTERS,
+    window_ns=st.sampled_from([None, 1, 7, 100]),
+    again=st.lists(st.integers(0, 59), max_size=4),
+)
+def test_a_summary_is_that_of_the_records(
+    tmp_path_factory, make_record: MakeRecord, monkeypatch, changes, where, window_ns, again
+) -> None:
+    """A store sums up in its own way and says exactly what the formulas say of its records.
+
+    Also of records that were replaced after their columns were packed.
+    """
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 7)
+    records = [make_record(f"r{n}", **each) for n, each in enumerate(changes)]
+    urls = ("memory://", f"sqlite:///{tmp_path_factory.mktemp('store')}/records.db")
+    for url in urls:
+        with closing(open_store(url)) as store:
+            for begin in range(0, len(records), 3):
+                store.write(records[begin : begin + 3])
+                store.compact()
+            for n in again:
+                if n < len(records):
+                    store.write([structs.replace(records[n], status="cancelled", last_ns=None)])
+            expected = summarize(store.iterate(where), window_ns=window_ns)
+            assert store.summary(where, window_ns=window_ns, cancelled=never) == expected
+
+
+def test_percentiles_of_a_summary_are_exact(store: RecordStore, make_record: MakeRecord) -> None:
+    """p95 and p99 are values of the records by nearest rank, with as many as they need."""
+    store.write([make_record(f"r{n}", last_ns=8 * 10**9 + n * n * 7919) for n in range(400)])
+    found = store.summary(EVERYTHING, window_ns=None, cancelled=never)
+    assert found == summarize(store.iterate(EVERYTHING))
+    assert found.total.metrics["e2e_ms"].p99 == (3 * 10**9 + 395**2 * 7919) / 1e6
+
+
+def test_a_cancelled_summary_ends(store: RecordStore, make_record: MakeRecord) -> None:
+    """A summary that nobody waits for does no more work."""
+    store.write([make_record("r")])
+    with pytest.raises(QueryCancelled):
+        store.summary(EVERYTHING, window_ns=None, cancelled=lambda: True)
+
+
+def test_a_summary_of_too_many_groups_is_refused(
+    store: RecordStore, make_record: MakeRecord
+) -> None:
+    """A window so short that each record has a group of its own is the client's mistake."""
+    store.write([make_record(f"r{n}", accepted_at_ns=n) for n in range(2001)])
+    with pytest.raises(InvalidRequest, match="longer window"):
+        store.summary(EVERYTHING, window_ns=1, cancelled=never)

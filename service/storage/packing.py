@@ -1,0 +1,53 @@
+"""Packing: the columns of a block, made from its rows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from msgspec import structs
+from sqlalchemy import Connection, Select, select, update
+
+from service.storage.blocks import INTEGERS, NAMES, RELATIVE, TEXTS, Block
+from service.storage.packed_column import PackedColumn, integers, pack_integers, pack_texts
+from service.storage.tables import record_block, record_column, request_record
+
+_ROW = request_record.c
+_FIELDS = [_ROW[name] for name in ("accepted_ns", *sorted(NAMES))]
+
+
+def pack_rows(connection: Connection, block: Block) -> tuple[int, dict[str, PackedColumn]]:
+    """Number of rows of a block, and its columns, packed from the rows."""
+    fields = list(zip(*connection.execute(_rows_of(block)).all(), strict=True))
+    if not fields:
+        return 0, {}
+    by_name: dict[str, Sequence[Any]] = {
+        field.name: values for field, values in zip(_FIELDS, fields, strict=True)
+    }
+    accepted_ns = np.array(by_name["accepted_ns"], dtype=np.int64)
+    columns: dict[str, PackedColumn] = {name: pack_texts(by_name[name]) for name in TEXTS}
+    for name in INTEGERS:
+        columns[name] = pack_integers(*integers(by_name[name]))
+    for name in RELATIVE:
+        values, known = integers(by_name[name])
+        columns[name] = pack_integers((values - accepted_ns) * known, known)
+    return len(accepted_ns), columns
+
+
+def _rows_of(block: Block) -> Select[Any]:
+    # By the index on time: blocks have none of their own.
+    return select(*_FIELDS).where(
+        _ROW.accepted_at_ns.between(block.first_at_ns, block.last_at_ns),
+        _ROW.block_id == block.id,
+    )
+
+
+def store(connection: Connection, block: Block, columns: dict[str, PackedColumn]) -> None:
+    """Store the columns of a block."""
+    rows = [
+        {"name": name, "block_id": block.id, **structs.asdict(column)}
+        for name, column in columns.items()
+    ]
+    connection.execute(record_column.insert(), rows)
+    connection.execute(
+        update(record_block).where(record_block.c.id == block.id).values(packed=True)
+    )
