@@ -3,6 +3,7 @@
 `pythonpath` in `pyproject.toml` names this folder, so any test can `import tiny_models`.
 """
 
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from model_registry.spec import ModelSpec, Quantization, ResolvedModel, Variant
 from service.core.events import ModelBuild
 from service.torch_host.compiled.model import CompiledModel
+from service.torch_host.compiled.quantized import Groups, attach, by_group
 
 VOCABULARY_TOKENS = 128
 CONTEXT_TOKENS = 256
@@ -273,9 +275,17 @@ def quantized(
 
 
 def compiled(
-    network: torch.nn.Module, name: str, *, slots: int = 1, threads: int = 1
+    network: torch.nn.Module,
+    name: str,
+    *,
+    slots: int = 1,
+    threads: int = 1,
+    quantization: Quantization | None = None,
 ) -> CompiledModel:
-    """A network as a compiled program, whose weights it takes."""
+    """A network as a compiled program, whose weights it takes.
+
+    The blocks of `gguf` are the linear layers' own weights, rounded to codes of 8 bits.
+    """
     dtype = str(network.dtype).removeprefix("torch.")
     build = ModelBuild(
         weights_sha256=None,
@@ -287,4 +297,15 @@ def compiled(
         kernel_path="compiled",
     )
     model = resolved(name, Path(), dtype=dtype)
+    if quantization is not None:
+        model = quantized(name, Path(), quantization, dtype=dtype)
+    if quantization == "gguf":
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.Linear):
+                groups = by_group(layer.weight.detach())._replace(code_bits=8)
+                attach(layer.weight, partial(_itself, groups))
     return CompiledModel(network, model, build, slots=slots, threads=threads)
+
+
+def _itself(groups: Groups) -> Groups:
+    return groups

@@ -1,10 +1,16 @@
 """Rows on their way into a matrix product: float32 values become what the product reads."""
 
+import math
+from typing import Final
+
+import numpy as np
 from numba import njit, types
 
 from service.torch_host.compiled.codegen.scalars import (
     FAST,
+    bits_of,
     float32s,
+    float_of,
     from_bf16,
     int8s,
     int32s,
@@ -14,6 +20,9 @@ from service.torch_host.compiled.codegen.scalars import (
     uint16s,
 )
 from service.torch_host.compiled.program import Buffer, Field, Kernel, Kind, Program
+
+#: The least largest value of a group that is divided by it: 127 over less may overflow.
+_SMALLEST: Final = np.float32(1e-36)
 
 
 @njit(fastmath=FAST, error_model="numpy")
@@ -35,7 +44,8 @@ def _quantize_row(row, out, width, size):
     """Groups of `size` values with one scale each, as tiles of quantized matrices read them.
 
     After the scales come corrections: for groups of 64 the int32 that makes up for columns stored
-    with 128 added, for groups of 32 the float32 that minima are multiplied with.
+    with 128 added, for groups of 32 the float32 that minima are multiplied with. A group with a NaN
+    or an infinity has that for its scale, and codes of zero: products with it are NaN.
     """
     source, groups = float32s(row), (width + size - 1) // size
     scales = float32s(out + groups * size)
@@ -43,15 +53,20 @@ def _quantize_row(row, out, width, size):
     for group in range(groups):
         first, target = group * size, int8s(out + group * size)
         count = min(size, width - first)
-        largest = types.float32(0.0)
+        # Magnitudes compare as their bits do, and a NaN's are above those of all numbers.
+        bits = types.int32(0)
         for i in range(count):
-            largest = max(largest, abs(source[first + i]))
-        factor = types.float32(127.0) / largest if largest > 0 else types.float32(0.0)
+            bits = max(bits, bits_of(source[first + i]) & types.int32(0x7FFFFFFF))
+        largest = float_of(bits)
         total = types.int32(0)
-        for i in range(count):
-            value = types.int32(nearest(source[first + i] * factor))
-            target[i] = types.int8(value)
-            total += value
+        if _SMALLEST <= largest < types.float32(math.inf):
+            factor = types.float32(127.0) / largest
+            for i in range(count):
+                value = types.int32(nearest(source[first + i] * factor))
+                target[i] = types.int8(value)
+                total += value
+        else:
+            count = 0
         for i in range(count, size):
             target[i] = types.int8(0)
         scales[group] = largest / types.float32(127.0)

@@ -43,7 +43,9 @@ uint8s = _pointer(types.uint8)
 
 
 @intrinsic
-def _bits_to_float(typing_context, bits):
+def float_of(typing_context, bits):
+    """The float32 that has these 32 bits."""
+
     def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], _F32)
 
@@ -51,7 +53,9 @@ def _bits_to_float(typing_context, bits):
 
 
 @intrinsic
-def _float_to_bits(typing_context, value):
+def bits_of(typing_context, value):
+    """The 32 bits of a float32."""
+
     def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], _I32)
 
@@ -73,7 +77,7 @@ def nearest(typing_context, value):
 @njit(inline="always")
 def from_bf16(half):
     """float32 of a bfloat16 given as its 16 bits."""
-    return _bits_to_float(types.int32(types.uint32(half) << types.uint32(16)))
+    return float_of(types.int32(types.uint32(half) << types.uint32(16)))
 
 
 @intrinsic
@@ -88,16 +92,19 @@ def from_f16(typing_context, half):
 
 @njit(inline="always")
 def to_bf16(value):
-    """The 16 bits of the nearest bfloat16, ties to even."""
-    bits = types.uint32(_float_to_bits(types.float32(value)))
+    """The 16 bits of the nearest bfloat16, ties to even; of any NaN one that is negative."""
+    bits = types.uint32(bits_of(types.float32(value)))
     odd = (bits >> types.uint32(16)) & types.uint32(1)
-    return types.uint16((bits + types.uint32(0x7FFF) + odd) >> types.uint32(16))
+    half = types.uint16((bits + types.uint32(0x7FFF) + odd) >> types.uint32(16))
+    # Rounding up may carry a NaN of only ones past its exponent, into a zero.
+    nan = (bits & types.uint32(0x7FFFFFFF)) > types.uint32(0x7F800000)
+    return types.uint16(0xFFC0) if nan else half
 
 
 @njit(inline="always")
 def number(operand):
     """The float32 whose bits an int64 operand holds."""
-    return _bits_to_float(types.int32(operand))
+    return float_of(types.int32(operand))
 
 
 @njit(inline="always", fastmath=FAST, error_model="numpy")
@@ -117,7 +124,7 @@ def exp(value):
     y = y * rest + types.float32(5.0000001201e-1)
     y = y * rest * rest + rest + types.float32(1.0)
     power = (types.int32(whole) + types.int32(127)) << types.int32(23)
-    return y * _bits_to_float(power)
+    return y * float_of(power)
 
 
 @njit(inline="always", fastmath=FAST, error_model="numpy")

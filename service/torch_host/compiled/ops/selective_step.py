@@ -87,12 +87,13 @@ class _Lanes:
         return b.fdiv(x, b.fadd(self.exp2(power), floats(1.0)))
 
     def to_bf16(self, x: Any) -> Any:
-        """The nearest bfloat16 as 16 bits, ties to even."""
+        """The nearest bfloat16 as 16 bits, ties to even; of any NaN one that is negative."""
         b = self.builder
         bits = b.bitcast(x, WORDS)
         odd = b.and_(b.lshr(bits, words(16)), words(1))
-        bits = b.add(bits, b.add(odd, words(0x7FFF)))
-        return b.trunc(b.lshr(bits, words(16)), _HALVES)
+        half = b.lshr(b.add(bits, b.add(odd, words(0x7FFF))), words(16))
+        half = b.select(b.fcmp_unordered("uno", x, x), words(0xFFC0), half)
+        return b.trunc(half, _HALVES)
 
     def _polynomial(self, x: Any, coefficients: tuple[float, ...]) -> Any:
         y = floats(coefficients[0])
