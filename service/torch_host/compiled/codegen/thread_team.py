@@ -16,9 +16,6 @@ from service.torch_host.compiled.codegen.scalars import int64s
 #: What a kernel is to the machine: (address of its operands, thread, threads).
 KERNEL: Final = types.void(types.int64, types.int64, types.int64)
 
-#: Where the head of a list of instructions says how many threads run it.
-_THREADS: Final = 1
-
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 
@@ -62,8 +59,9 @@ def _call(typing_context, function):
 
 def _run_instructions(address):
     head = int64s(address)
-    count, threads, kernels, operands = head[0], head[1], int64s(head[2]), int64s(head[3])
-    thread = _call(head[4])
+    count, kernels, operands = head[0], int64s(head[1]), int64s(head[2])
+    # OpenMP may grant fewer threads than asked for (OMP_THREAD_LIMIT, OMP_DYNAMIC).
+    thread, threads = _call(head[3]), _call(head[4])
     for instruction in range(count):
         _call_kernel(kernels[instruction], operands[instruction], thread, threads)
         _call(head[5])
@@ -74,7 +72,11 @@ def _team() -> tuple[Any, int, tuple[int, ...], Any]:
     library = _library()
     functions = [
         ctypes.cast(function, ctypes.c_void_p).value or 0
-        for function in (library.omp_get_thread_num, library.GOMP_barrier)
+        for function in (
+            library.omp_get_thread_num,
+            library.omp_get_num_threads,
+            library.GOMP_barrier,
+        )
     ]
     run: Any = cfunc(types.void(types.int64), cache=True)(_run_instructions)
     launch = library.GOMP_parallel
@@ -84,7 +86,7 @@ def _team() -> tuple[Any, int, tuple[int, ...], Any]:
 
 
 class Instructions:
-    """Kernels with their operands, run one after the other by all threads.
+    """Kernels with their operands, run one after the other by at most `threads` threads.
 
     Every thread runs every kernel for its own part, and none begins the next before all are done.
     """
@@ -102,7 +104,6 @@ class Instructions:
         self._head = np.array(
             [
                 len(kernels),
-                threads,
                 self._kernels.ctypes.data,
                 self._addresses.ctypes.data,
                 *functions,
@@ -113,6 +114,4 @@ class Instructions:
 
     def run(self, *, alone: bool = False) -> None:
         """Run all of them, `alone` on this thread; the interpreter's lock is free meanwhile."""
-        threads = 1 if alone else self._threads
-        self._head[_THREADS] = threads
-        self._launch(self._run, self._head_address, threads, 0)
+        self._launch(self._run, self._head_address, 1 if alone else self._threads, 0)
