@@ -143,10 +143,9 @@ async def _serve(socket: Path, heartbeat_s: float, last_step: int | None) -> int
 
 
 def _cpu_features() -> tuple[str, ...]:
-    import llvmlite.binding
+    from service.torch_host.compiled.codegen.cpu_features import target_features
 
-    found = llvmlite.binding.get_host_cpu_features()
-    return tuple(name for name in CPU_FEATURES if found.get(name))
+    return tuple(name for name in CPU_FEATURES if name in target_features())
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ from enum import IntEnum
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
+import numba
 import numpy as np
 import torch
 from numba import cfunc
 
+from service.torch_host.compiled.codegen.cpu_features import LLVM_VERSION
 from service.torch_host.compiled.codegen.quantized_tiles import GROUP, SMALL_GROUP
 from service.torch_host.compiled.codegen.scalars import FAST
 from service.torch_host.compiled.codegen.thread_team import KERNEL, Instructions
@@ -117,11 +119,20 @@ class Kernel:
 
     @cached_property
     def _compiled(self) -> Any:  # noqa: ANN401 - numba's
-        return cfunc(KERNEL, cache=True, fastmath=FAST, error_model="numpy")(self._function)
+        compiler = cfunc(KERNEL, cache=True, fastmath=FAST, error_model="numpy")
+        try:
+            return compiler(self._function)
+        except Exception as error:  # numba, llvmlite and LLVM have errors of their own
+            name = self._function.__name__.removeprefix("_")
+            reason = str(error).strip().partition("\n")[0]
+            raise Uncompilable(
+                f"numba {numba.__version__} with LLVM {LLVM_VERSION} does not compile the kernel "
+                f"{name!r}: {reason}"
+            ) from error
 
     @property
     def address(self) -> int:
-        """Where its machine code is."""
+        """Where its machine code is. Raises Uncompilable if numba does not compile it."""
         return int(self._compiled.address)
 
 

@@ -6,7 +6,7 @@
   scan many tokens but not where they step by one, so a chunk of one token differs. While decoding
   they stay as they are, since that is what `transformers.generate` does.
 
-Both are so in transformers 5.19 to 5.23. The modelling code stays as it is: a mixer calls its
+Both are so in transformers 5.23. The modelling code stays as it is: a mixer calls its
 kernels as functions of its module, and what stands in for one gets what is missing from a hook
 that runs before the mixer. Without it (any model that is not served from slots) the stand-in calls
 the original.

@@ -281,7 +281,7 @@ def _layer_like(
     limit_tokens: int,
 ) -> Any:  # noqa: ANN401
     """A slot layer for what transformers keeps in this layer. Raises TypeError if unknown."""
-    if type(layer).__name__ == "DummyLayer":  # by name: transformers 5.19 has no such class
+    if type(layer).__name__ == "DummyLayer":  # by name: transformers does not export it
         return layer
     known = (DynamicLayer, DynamicSlidingWindowLayer)
     attention = isinstance(layer, CacheLayerMixin)

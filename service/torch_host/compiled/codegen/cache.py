@@ -1,4 +1,4 @@
-"""Where compiled kernels are kept between starts: a folder for each version of their sources.
+"""The folder of compiled kernels, one for each version of their sources and each target.
 
 numba keeps machine code by the file that a kernel stands in and would use it on after a change in
 another file that the kernel is made of.
@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numba
 
+from service.torch_host.compiled.codegen.cpu_features import target
+
 
 def use_cache() -> None:
-    """Set numba's folder: `NUMBA_CACHE_DIR` or the user's cache folder, then the sources' hash."""
-    digest = hashlib.sha256()
+    """Set numba's folder: `NUMBA_CACHE_DIR` or the user's cache folder, then sources and target."""
+    digest = hashlib.sha256(repr((numba.__version__, target())).encode())
     for source in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(source.read_bytes())
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -1,18 +1,40 @@
-"""What the processor can do, and what records call the kernels that use it."""
+"""Instruction sets that kernels are compiled for, and what records call the kernels that use them.
 
+They are those of numba's target: the host's, or what `NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` say.
+"""
+
+from functools import cache
 from typing import Final
 
 import llvmlite.binding
+from numba.core.registry import cpu_target
+
+LLVM_VERSION: Final = int(llvmlite.binding.llvm_version_info[0])
+"""LLVM's major version, which decides on the types of some intrinsics."""
+
+
+@cache
+def target() -> tuple[str, str, str]:
+    """Triple, processor and features for which numba compiles, as LLVM names them."""
+    triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
+    return str(triple), str(cpu), str(features)
+
+
+@cache
+def target_features() -> frozenset[str]:
+    """Features that the target names, without those that only follow from its processor."""
+    _, _, features = target()
+    return frozenset(name[1:] for name in features.split(",") if name.startswith("+"))
 
 
 def has_bf16_dot() -> bool:
-    """Whether the processor multiplies pairs of bfloat16 (AVX512-BF16)."""
-    return bool(llvmlite.binding.get_host_cpu_features().get("avx512bf16", False))
+    """Whether the target multiplies pairs of bfloat16 (AVX512-BF16)."""
+    return "avx512bf16" in target_features()
 
 
 def has_int8_dot() -> bool:
-    """Whether the processor multiplies fours of 8-bit numbers (AVX512-VNNI)."""
-    return bool(llvmlite.binding.get_host_cpu_features().get("avx512vnni", False))
+    """Whether the target multiplies fours of 8-bit numbers (AVX512-VNNI)."""
+    return "avx512vnni" in target_features()
 
 
 KERNEL_PATH: Final = "compiled-avx512-bf16" if has_bf16_dot() else "compiled"

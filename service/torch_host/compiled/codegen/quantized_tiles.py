@@ -5,7 +5,7 @@ from typing import Any, Final
 from llvmlite import ir
 from numba.core import cgutils
 
-from service.torch_host.compiled.codegen.cpu_features import has_int8_dot
+from service.torch_host.compiled.codegen.cpu_features import LLVM_VERSION, has_int8_dot
 from service.torch_host.compiled.codegen.lanes import (
     FLOATS,
     I32,
@@ -32,7 +32,8 @@ SMALL_GROUP: Final = 32
 #: Of an int8 matrix each step holds four inputs.
 _GROUP_STEPS: Final = GROUP // 4
 
-_64I8 = ir.VectorType(ir.IntType(8), 4 * LANES)
+#: What LLVM's intrinsic takes for fours of 8-bit numbers: words, and from LLVM 22 on bytes.
+_FOURS: Final = ir.VectorType(ir.IntType(8), 4 * LANES) if LLVM_VERSION >= 22 else WORDS
 
 
 class Int8Tile(Tile):
@@ -182,10 +183,10 @@ class Grouped8Tile(GroupedTile):
 def _dot(builder: Any, total: Any, column: Any, values: Any) -> Any:
     """Add four products of unsigned by signed 8-bit numbers to each lane."""
     if has_int8_dot():
-        kind = ir.FunctionType(WORDS, [WORDS, _64I8, _64I8])
+        kind = ir.FunctionType(WORDS, [WORDS, _FOURS, _FOURS])
         name = "llvm.x86.avx512.vpdpbusd.512"
         dot = cgutils.get_or_insert_function(builder.module, kind, name)
-        fours = builder.bitcast(column, _64I8), builder.bitcast(values, _64I8)
+        fours = builder.bitcast(column, _FOURS), builder.bitcast(values, _FOURS)
         return builder.call(dot, [total, *fours])
     for place in range(4):
         unsigned = builder.and_(builder.lshr(column, words(8 * place)), words(0xFF))

@@ -6,12 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from safetensors.torch import load_file, save_file
 from support import oracle, tiny_models
 
 from model_registry.spec import Quantization, ResolvedModel
 from service.core.errors import ModelNotReady
-from service.torch_host.weights.loading import load
+from service.torch_host.compiled.architectures import ASSEMBLERS
+from service.torch_host.compiled.program import Kernel
+from service.torch_host.weights.loading import EAGER, load
 
 
 def folder_with(tmp_path: Path, source: Path, **changes: object) -> Path:
@@ -170,3 +176,42 @@ def test_the_text_part_of_a_multimodal_checkpoint_is_served(tmp_path, tiny_folde
 
     for answer in tiny_answers("qwen3_5_text")[:2]:
         oracle.assert_same(oracle.alone(model, answer), answer)
+
+
+@intrinsic
+def _wrongly_typed(typing_context, value):
+    def generate(context, builder, signature, arguments):
+        kind = ir.FunctionType(ir.IntType(64), [ir.IntType(64)])
+        rint = cgutils.get_or_insert_function(builder.module, kind, "llvm.rint.f32")
+        return builder.call(rint, arguments)
+
+    return types.int64(types.int64), generate
+
+
+@pytest.fixture
+def rejected_kernel(monkeypatch) -> None:
+    """Make Llama's program use an LLVM intrinsic by types that this LLVM does not have."""
+
+    def broken(address, thread, threads):
+        _wrongly_typed(thread)
+
+    def assemble(_network, assembly):
+        assembly.program.add(Kernel(broken))
+
+    monkeypatch.setitem(ASSEMBLERS, "llama", assemble)
+
+
+@pytest.mark.usefixtures("rejected_kernel")
+def test_kernels_that_llvm_rejects_are_not_used(tiny_folder, caplog):
+    """A numba whose LLVM knows an intrinsic by other types costs speed, by name, not the model."""
+    model = load(resolved(tiny_folder("llama")), slots=1, progress=lambda _: None)
+
+    assert model.build.kernel_path == EAGER
+    assert "does not compile the kernel 'broken'" in caplog.text
+
+
+@pytest.mark.usefixtures("rejected_kernel")
+def test_kernels_that_llvm_rejects_are_an_error_where_they_are_asked_for(tiny_folder):
+    """`torch.kernels = "compiled"` names the kernel and the versions that cannot compile it."""
+    with pytest.raises(ModelNotReady, match=r"numba .* with LLVM .* the kernel 'broken'"):
+        load(resolved(tiny_folder("llama")), slots=1, progress=lambda _: None, kernels="compiled")
