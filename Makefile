@@ -6,21 +6,32 @@ VENV   ?= .venv
 TORCH_INDEX ?=
 # Where vLLM is installed; the service looks for it in .venv-vllm.
 VLLM_VENV ?= .venv-vllm
+# Where the lowest versions that pyproject.toml allows are installed and tested.
+LOWEST_VENV ?= .venv-lowest
 VLLM_PIP = $(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
       $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test vllm lint format clean
+.PHONY: help serve test test-lowest test-avx2 vllm lint format clean
 
 help: ## Show this help
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 serve: $(VENV)/.serve ## Install and serve the reference models on http://127.0.0.1:8000
 	@$(VENV)/bin/triptych serve $(ARGS)
 
 test: $(VENV)/.test ## Install and run the whole test suite
 	@$(VENV)/bin/python -m pytest $(ARGS)
+
+# The kernels as processors without AVX-512 compute them, on any processor that has AVX2.
+test-avx2: $(VENV)/.test ## Test compiled kernels and their equality with transformers on AVX2 only
+	@NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma,+f16c,+bmi,+bmi2 ATEN_CPU_CAPABILITY=avx2 \
+		ONEDNN_MAX_CPU_ISA=AVX2 TRIPTYCH_TEST_CPU=avx2 $(VENV)/bin/python -m pytest -k "not eager" \
+		tests/service/torch_host/compiled tests/service/torch_host/test_equality.py $(ARGS)
+
+test-lowest: $(LOWEST_VENV)/.test ## Install the lowest versions that may compute, and test the torch host
+	@$(LOWEST_VENV)/bin/python -m pytest tests/service/torch_host $(ARGS)
 
 vllm: $(VLLM_VENV)/.vllm ## Install vLLM, in an environment of its own: its CPU build where there is no GPU
 
@@ -51,6 +62,15 @@ $(VENV)/.serve: $(VENV)/.venv pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/.serve
 	@echo "Installing what tests and checks need ..."
 	@$(PIP) --group test --group lint
+	@touch $@
+
+$(LOWEST_VENV)/.test: pyproject.toml constraints-lowest.txt
+	@echo "Installing the lowest versions into $(LOWEST_VENV) ..."
+	@$(PYTHON) -m venv $(LOWEST_VENV)
+	@$(LOWEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(LOWEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints-lowest.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+		--editable . --group test
 	@touch $@
 
 # The CPU build wants exactly this torch, from TORCH_INDEX or wherever pip is told to look; vision and

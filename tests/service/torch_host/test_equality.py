@@ -4,8 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-import transformers
-from packaging.version import Version
 from support import oracle, tiny_models
 from support.oracle import Answer, assert_same
 from transformers import DynamicCache
@@ -18,18 +16,8 @@ from service.torch_host.slot_model import SlotModel
 LENGTHS = (1, 7, 8, 31, 50)
 
 
-#: What transformers repaired in 5.20; earlier versions are refused or have no right answer.
-FROM_5_20 = {
-    "falcon_h1-norm": "transformers 5.19 cannot continue a prompt of a gated-norm Falcon-H1",
-    "phi3-longrope": "generate of transformers 5.19 is wrong where LongRoPE switches its factors",
-    "phimoe-longrope": "generate of transformers 5.19 is wrong where LongRoPE switches its factors",
-}
-
-
 @pytest.fixture(params=tiny_models.NAMES)
 def name(request) -> str:
-    if request.param in FROM_5_20 and Version(transformers.__version__) < Version("5.20"):
-        pytest.skip(FROM_5_20[request.param])
     return request.param
 
 
