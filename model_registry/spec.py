@@ -80,6 +80,12 @@ class Remote(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The name that it knows the model by; empty means the id."""
     api_key_env: str = ""
     """Environment variable that holds its API key; empty sends none."""
+    connect_s: Annotated[float, Meta(gt=0)] = 10.0
+    """Longest wait for a connection."""
+    first_byte_s: Annotated[float, Meta(gt=0)] = 300.0
+    """Longest silence before the first token of an answer; keep-alive comments break it."""
+    between_tokens_s: Annotated[float, Meta(gt=0)] = 60.0
+    """Longest wait between two tokens of an answer, comments notwithstanding."""
 
 
 class ModelSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

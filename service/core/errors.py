@@ -133,6 +133,13 @@ class EngineFailed(Unavailable):
 
     code = "engine_failed"
 
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, detail: str = ""
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.detail = detail
+        """The engine's own words, for logs and supervisors; never shown to clients."""
+
 
 class EngineDied(EngineFailed):
     """The engine's process died, was killed, or hung and was killed."""

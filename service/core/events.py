@@ -4,7 +4,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "content_filter"]
+"""`content_filter` comes from other servers alone."""
 StateSource = Literal["measured", "computed"]
 
 

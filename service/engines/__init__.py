@@ -35,7 +35,8 @@ def open_engine(
 
             return TorchEngine(model, torch_host)
         case "openai":
-            from service.engines.openai.engine import OpenAiEngine, remote_server
+            from service.engines.openai.engine import OpenAiEngine
+            from service.engines.openai.server import remote_server
 
             return OpenAiEngine(model, remote_server(model), max_answer_tokens=max_answer_tokens)
         case "vllm":

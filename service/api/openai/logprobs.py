@@ -7,7 +7,7 @@ from service.core.events import TokenLogprob
 
 
 def chat_logprobs(tokens: Iterable[TokenLogprob]) -> ChatLogprobs:
-    """As chat completions have them."""
+    """Write log-probabilities in the shape of chats."""
     return ChatLogprobs(
         content=[
             ChatLogprob(
@@ -28,7 +28,7 @@ def chat_logprobs(tokens: Iterable[TokenLogprob]) -> ChatLogprobs:
 
 
 def completion_logprobs(tokens: Iterable[TokenLogprob], offset: int = 0) -> CompletionLogprobs:
-    """As completions have them; *offset* is the number of characters before the first token."""
+    """Write them in the shape of completions; *offset* counts characters before the first token."""
     texts: list[str] = []
     offsets: list[int] = []
     chosen: list[float | None] = []
@@ -45,7 +45,7 @@ def completion_logprobs(tokens: Iterable[TokenLogprob], offset: int = 0) -> Comp
 
 
 def _top(token: TokenLogprob) -> dict[str, float]:
-    """The likeliest tokens and the chosen one, by text; of equal texts the likeliest counts.
+    """Map texts of the likeliest tokens and the chosen one; of equal texts the likeliest counts.
 
     lm-eval calls a token greedy if its number equals the largest of these, bit for bit.
     """

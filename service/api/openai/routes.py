@@ -1,4 +1,4 @@
-"""Chat and completions as the OpenAI API has them."""
+"""Endpoints for chats and completions."""
 
 import asyncio
 from typing import Annotated, Any
@@ -36,11 +36,11 @@ from service.api.sse import (
 )
 from service.core.chat import ChatRequest
 
-ModelInPath = Annotated[str | None, PathParameter(description="Wins over the body's `model`.")]
+ModelInPath = Annotated[str | None, PathParameter(description="Overrides the body's `model`.")]
 Fields = NamedDependency[SkipValidation[FieldCheck]]
 HttpRequest = Request[Any, Any, Any]
 
-STREAMED = "The whole answer; with `stream: true`, `text/event-stream` with chunks of it"
+STREAMED = "The answer; with `stream: true`, its chunks as `text/event-stream`"
 
 
 @post(
@@ -57,7 +57,7 @@ async def create_chat_completion(
     fields: Fields,
     model: ModelInPath = None,
 ) -> ASGIApp:
-    """Streamed with `stream: true`, else whole."""
+    """Stream the answer with `stream: true`, else send it whole."""
     fields.check(await request.body(), ChatCompletionBody.__struct_fields__)
     asked = chat_request(data, model, _caller(request), _limits(services))
     if asked.stream:
@@ -74,7 +74,7 @@ async def create_chat_completion(
 @post(
     ["/v1/completions", "/m/{model:str}/v1/completions"],
     status_code=200,
-    summary="Go on with a text",
+    summary="Complete a text",
     responses={200: ResponseSpec(Completion, description=STREAMED)},
     tags=["openai"],
 )
@@ -85,7 +85,7 @@ async def create_completion(
     fields: Fields,
     model: ModelInPath = None,
 ) -> ASGIApp:
-    """Streamed with `stream: true`, else whole; several prompts are answered at once."""
+    """Stream with `stream: true`, else send whole; several prompts are answered concurrently."""
     fields.check(await request.body(), CompletionBody.__struct_fields__)
     asked = completion_requests(data, model, _caller(request), _limits(services))
     if asked[0].stream:
@@ -100,8 +100,12 @@ async def create_completion(
 
 
 async def _collect_all(asked: tuple[ChatRequest, ...], services: Services) -> list[WholeText]:
-    """All answers; the first failure cancels the rest and is raised."""
-    tasks = [asyncio.ensure_future(collect(services.chat.open(each))) for each in asked]
+    """Collect all answers; the first failure cancels the rest and is raised."""
+
+    async def one(request: ChatRequest) -> WholeText:
+        return await collect(services.chat.open(request))
+
+    tasks = [asyncio.create_task(one(each)) for each in asked]
     try:
         return await asyncio.gather(*tasks)
     finally:

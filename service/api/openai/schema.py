@@ -19,7 +19,7 @@ from service.core.chat.sampling import (
     TokenId,
     TopP,
 )
-from service.core.events import StateBytes
+from service.core.events import FinishReason, StateBytes
 from service.core.metrics import RequestMetrics
 
 MOST_MESSAGES = 256
@@ -208,7 +208,7 @@ class ChatChoice(Struct, frozen=True, kw_only=True):
     """The only choice."""
 
     message: AnswerMessage
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
     logprobs: ChatLogprobs | None
     index: int = 0
     token_ids: list[int] | UnsetType = UNSET
@@ -240,7 +240,7 @@ class ChatChunkChoice(Struct, frozen=True, kw_only=True):
     """The only choice."""
 
     delta: ChatDelta
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: FinishReason | None = None
     logprobs: ChatLogprobs | None = None
     index: int = 0
     token_ids: list[int] | UnsetType = UNSET
@@ -276,7 +276,7 @@ class CompletionChoice(Struct, frozen=True, kw_only=True):
 
     text: str
     index: int
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: FinishReason | None
     logprobs: CompletionLogprobs | None
     metrics: AnswerMetrics | UnsetType = UNSET
     """Only if the request has several prompts."""

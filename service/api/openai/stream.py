@@ -1,4 +1,4 @@
-"""Answers that are sent piece by piece."""
+"""Streamed answers: chunks in order, usage and metrics last."""
 
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -25,7 +25,7 @@ from service.serving.requests.chat import Answer
 
 
 class ChatChunks:
-    """Chunks of a chat answer: the first has the role and the first text."""
+    """Chunks of a chat answer; the first has the role and the first text."""
 
     def __init__(self, request: ChatRequest, model: str) -> None:
         self._base = ChatCompletionChunk(
@@ -36,7 +36,7 @@ class ChatChunks:
     def piece(
         self, text: str, logprobs: tuple[TokenLogprob, ...] | None, reason: FinishReason | None
     ) -> ChatCompletionChunk:
-        """One choice."""
+        """Make a chunk of new text."""
         role: Literal["assistant"] | UnsetType = UNSET if self._begun else "assistant"
         content = UNSET if self._begun and not text else text
         self._begun = True
@@ -48,7 +48,7 @@ class ChatChunks:
         return structs.replace(self._base, choices=[choice])
 
     def closing(self) -> ChatCompletionChunk:
-        """No choice."""
+        """Make a chunk without a choice, for the usage."""
         return self._base
 
 
@@ -64,7 +64,7 @@ class CompletionChunks:
     def piece(
         self, text: str, logprobs: tuple[TokenLogprob, ...] | None, reason: FinishReason | None
     ) -> Completion:
-        """One choice."""
+        """Make a chunk of new text."""
         shown = None if logprobs is None else completion_logprobs(logprobs, self._offset)
         self._offset += sum(len(token.text) for token in logprobs or ())
         choice = CompletionChoice(
@@ -76,12 +76,12 @@ class CompletionChunks:
         return structs.replace(self._base, choices=[choice])
 
     def closing(self) -> Completion:
-        """No choice."""
+        """Make a chunk without a choice, for the usage."""
         return self._base
 
 
 class AnswerStream:
-    """The frames of one streamed answer, opened when the first frame is asked for."""
+    """Frames of a streamed answer, which is opened when the first frame is requested."""
 
     def __init__(
         self,
@@ -108,16 +108,16 @@ class AnswerStream:
         self._completion_tokens: int | None = 0
 
     def headers(self) -> dict[str, str]:
-        """Who answers, as far as it is decided."""
+        """Name the model that answers, once that is decided."""
         if self._answer is None:
             return {}
         return served_headers(self._answer.model, self._answer.choice.policy)
 
     async def frames(self) -> AsyncGenerator[bytes]:
-        """Chunks as events, the last with metrics and timings, then `[DONE]`.
+        """Yield chunks as events, the last with metrics and timings, then `[DONE]`.
 
-        The first chunk has text: clients take it for the first token. The record is submitted after
-        `[DONE]` was sent.
+        The first chunk has text, since clients take it for the first token. The record is
+        submitted after `[DONE]` was sent.
         """
         async with self._open(self._request) as self._answer:
             chunks: ChatChunks | CompletionChunks | None = None
@@ -133,7 +133,7 @@ class AnswerStream:
             yield DONE
 
     def _take(self, event: EngineEvent) -> None:
-        """Hold what is to be sent; tokens without text of their own wait for the next text."""
+        """Buffer an event; tokens without text of their own wait for the next text."""
         match event:
             case Started():
                 self._prompt_tokens = event.prompt_tokens
@@ -189,7 +189,7 @@ class AnswerStream:
     def _last(
         self, chunks: "ChatChunks | CompletionChunks", reason: FinishReason, answer: Answer
     ) -> list[ChatCompletionChunk | Completion]:
-        """The chunk that says why, and the one for the usage if that was asked for.
+        """Make the chunk with the finish reason, and the usage chunk if requested.
 
         Metrics and timings go with the very last, as llama.cpp does: Open WebUI adds up token
         counts over chunks, so no two chunks may have any.

@@ -1,9 +1,10 @@
-"""Answers that are sent whole."""
+"""Answers that are sent whole, not streamed."""
 
 import time
 from collections.abc import Iterable
+from itertools import chain
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from service.api.openai.logprobs import chat_logprobs, completion_logprobs
 from service.api.openai.schema import (
@@ -22,68 +23,63 @@ from service.serving.requests.chat import Answer
 
 
 class WholeText(Struct, frozen=True, kw_only=True):
-    """An answer that has ended."""
+    """Complete answer; what its engine did not report is None."""
 
     model: str
     policy: str
     text: str
-    logprobs: tuple[TokenLogprob, ...]
-    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] | None
+    token_ids: tuple[int, ...] | None
     prompt_token_ids: tuple[int, ...] | None
     finished: Finished
     record: RequestRecord
 
 
 async def collect(answer: Answer) -> WholeText:
-    """All of an answer; the answer is closed."""
-    texts: list[str] = []
-    logprobs: list[TokenLogprob] = []
-    token_ids: list[int] = []
-    prompt_token_ids: tuple[int, ...] | None = None
-    finished: Finished | None = None
+    """Receive all of an answer and close it."""
     async with answer:
-        async for event in answer:
-            match event:
-                case Started():
-                    texts.append(event.prompt_text or "")
-                    logprobs.extend(event.prompt_logprobs or ())
-                    prompt_token_ids = event.prompt_token_ids
-                case Delta():
-                    texts.append(event.text)
-                    logprobs.extend(event.logprobs or ())
-                    token_ids.extend(event.token_ids or ())
-                case Finished():
-                    texts.append(event.text)
-                    finished = event
-    assert finished is not None
+        events = [event async for event in answer]
+    finished = events[-1]
+    assert isinstance(finished, Finished)
     assert answer.model is not None
+    started = [event for event in events if isinstance(event, Started)]
+    deltas = [event for event in events if isinstance(event, Delta)]
+    texts = [event.prompt_text or "" for event in started]
+    texts += [*(event.text for event in deltas), finished.text]
+    scores = [event.prompt_logprobs for event in started] + [event.logprobs for event in deltas]
+    ids = [event.token_ids for event in deltas]
     return WholeText(
         model=answer.model,
         policy=answer.choice.policy,
         text="".join(texts),
-        logprobs=tuple(logprobs),
-        token_ids=tuple(token_ids),
-        prompt_token_ids=prompt_token_ids,
+        logprobs=_joined(each for each in scores if each is not None),
+        token_ids=None if None in ids else tuple(chain.from_iterable(filter(None, ids))),
+        prompt_token_ids=started[0].prompt_token_ids if started else None,
         finished=finished,
         record=answer.record,
     )
 
 
+def _joined(scores: Iterable[tuple[TokenLogprob, ...]]) -> tuple[TokenLogprob, ...] | None:
+    """Join the parts; None if there is no part."""
+    parts = list(scores)
+    return tuple(chain.from_iterable(parts)) if parts else None
+
+
 def served_headers(model: str | None, policy: str) -> dict[str, str]:
-    """Who answered; left out while a route has not settled."""
+    """Name the model that answers; left out while a route has not decided."""
     return {"x-route-policy": policy} | ({"x-served-model": model} if model else {})
 
 
 def answer_id(request: ChatRequest, prefix: str) -> str:
-    """The answer's id: the request's own, under the prefix that clients expect."""
+    """Make the answer's id: the request's, under the prefix that clients expect."""
     return f"{prefix}-{request.request_id.removeprefix('req-')}"
 
 
 def chat_completion(
     request: ChatRequest, whole: WholeText, *, token_ids: bool = False
 ) -> ChatCompletion:
-    """A chat answer, not streamed."""
-    asked = request.sampling.logprobs is not None
+    """Write a chat answer."""
     return ChatCompletion(
         id=answer_id(request, "chatcmpl"),
         created=int(time.time()),
@@ -92,8 +88,8 @@ def chat_completion(
             ChatChoice(
                 message=AnswerMessage(content=whole.text),
                 finish_reason=whole.finished.reason,
-                logprobs=chat_logprobs(whole.logprobs) if asked else None,
-                token_ids=list(whole.token_ids) if token_ids else UNSET,
+                logprobs=None if whole.logprobs is None else chat_logprobs(whole.logprobs),
+                token_ids=_listed(whole.token_ids) if token_ids else UNSET,
             )
         ],
         usage=usage(whole.record),
@@ -105,9 +101,8 @@ def chat_completion(
 def completion(
     request: ChatRequest, wholes: list[WholeText], *, token_ids: bool = False
 ) -> Completion:
-    """Answers to one or several prompts, not streamed."""
+    """Write the answers to one or several prompts."""
     single = wholes[0] if len(wholes) == 1 else None
-    asked = request.sampling.logprobs is not None
     return Completion(
         id=answer_id(request, "cmpl"),
         created=int(time.time()),
@@ -117,12 +112,10 @@ def completion(
                 text=whole.text,
                 index=index,
                 finish_reason=whole.finished.reason,
-                logprobs=completion_logprobs(whole.logprobs) if asked else None,
+                logprobs=None if whole.logprobs is None else completion_logprobs(whole.logprobs),
                 metrics=UNSET if single else metrics(whole.record),
-                token_ids=list(whole.token_ids) if token_ids else UNSET,
-                prompt_token_ids=(
-                    list(whole.prompt_token_ids) if token_ids and whole.prompt_token_ids else UNSET
-                ),
+                token_ids=_listed(whole.token_ids) if token_ids else UNSET,
+                prompt_token_ids=_listed(whole.prompt_token_ids) if token_ids else UNSET,
             )
             for index, whole in enumerate(wholes)
         ],
@@ -130,6 +123,11 @@ def completion(
         metrics=metrics(single.record) if single else UNSET,
         timings=timings(single.record) if single else UNSET,
     )
+
+
+def _listed(token_ids: tuple[int, ...] | None) -> list[int] | UnsetType:
+    """Token ids of the wire; left out if they are unknown."""
+    return UNSET if token_ids is None else list(token_ids)
 
 
 def _summed(usages: Iterable[Usage | None]) -> Usage | None:

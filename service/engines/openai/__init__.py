@@ -1,1 +1,1 @@
-"""Any server of the OpenAI API as an engine."""
+"""Models of other servers that speak the OpenAI API."""

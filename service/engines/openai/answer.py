@@ -1,5 +1,6 @@
-"""One answer of another server as it arrives, piece by piece, and what it is here."""
+"""Answer of another server as it arrives, translated into events."""
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Final
@@ -7,7 +8,6 @@ from typing import Final
 import msgspec
 
 from service.core.chat import ChatRequest
-from service.core.errors import EngineFailed
 from service.core.events import (
     Delta,
     EngineEvent,
@@ -19,53 +19,74 @@ from service.core.events import (
     TokenLogprob,
 )
 from service.engines.openai.dialects import cached_tokens, prefill_ms
-from service.engines.openai.errors import of_event
+from service.engines.openai.errors import FarSide
 from service.engines.openai.schema import Choice, Chunk, decode_chunk, named, token_logprobs
+
+log = logging.getLogger(__name__)
 
 _DONE: Final = b"[DONE]"
 
+_FAILURES: Final = ("abort", "cancelled", "error")
+"""Finish reasons of answers that were broken off: vLLM's, and what others call the same."""
+
 UNKNOWN_VERSION: Final = "unknown"
-"""Version of a server that does not tell it."""
+"""Version of a server that does not report one."""
 
 
 class ArrivingAnswer:
-    """One answer as it arrives."""
+    """Answer that is being received, chunk by chunk."""
 
     def __init__(
         self,
         request: ChatRequest,
-        server: str,
+        far_side: FarSide,
         limit_tokens: int | None,
         prompt_text: str | None,
     ) -> None:
         self._request = request
         self._prompt_text = prompt_text
-        self._server = server
+        self._far_side = far_side
         self._limit_tokens = limit_tokens
         self._queued_ns = time.monotonic_ns()
-        self._begun = False
+        self._started = False
         self._reason: FinishReason | None = None
         self._tokens: int | None = 0
-        """Tokens of the answer so far; None if they are not told one by one."""
+        """Tokens of the answer so far; None if the server does not report them."""
         self._pieces = 0
         self._prompt_tokens: int | None = None
         self._first_ns: int | None = None
         self._last_ns: int | None = None
         self._last = Chunk()
-        """What came last: with usage and metrics."""
+        """Last chunk with usage, metrics or timings."""
         self._fingerprint: str | None = None
         self._done = False
         self.cut = False
-        """Whether it has as many tokens as it may have, and the server was not told."""
+        """It reached a limit that the server was not told of, and was ended here."""
+
+    @property
+    def begun(self) -> bool:
+        """Tokens of the answer have arrived."""
+        return self._first_ns is not None
+
+    @property
+    def complete(self) -> bool:
+        """The stream's last event has arrived."""
+        return self._done
 
     def take(self, data: bytes, at_ns: int) -> list[EngineEvent]:
-        """What an event of the stream says."""
+        """Translate the data of one event of the stream."""
         if self._done or data == _DONE:
             self._done = True
             return []
-        chunk = decode_chunk(data)
-        if bytes(chunk.error) not in (b"", b"null"):
-            raise of_event(bytes(chunk.error), server=self._server)
+        try:
+            chunk = decode_chunk(data)
+            if bytes(chunk.error) in (b"", b"null"):
+                return self._take_chunk(chunk, at_ns)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise self._far_side.failed("sent what is no chunk of an answer", str(error)) from error
+        raise self._far_side.of_event(bytes(chunk.error))
+
+    def _take_chunk(self, chunk: Chunk, at_ns: int) -> list[EngineEvent]:
         if chunk.usage is not None or chunk.metrics is not None or chunk.timings is not None:
             self._last = chunk
         if not chunk.choices:
@@ -80,10 +101,10 @@ class ArrivingAnswer:
         scores = None
         if choice.logprobs is not None and self._request.sampling.logprobs is not None:
             scores = token_logprobs(choice.logprobs)
-        if not self._begun:
-            self._begun = True
+        if not self._started:
+            self._started = True
             prompt_ids = chunk.prompt_token_ids or choice.prompt_token_ids
-            started = self._started(prompt_ids, scores)
+            started = self._start(prompt_ids, scores)
             events.append(started)
             if self._request.echo:
                 text = text.removeprefix(started.prompt_text or "")
@@ -92,19 +113,19 @@ class ArrivingAnswer:
         if delta is not None:
             events.append(delta)
         if choice.finish_reason is not None:
-            self._reason = _finish_reason(choice.finish_reason, self._server)
+            self._reason = self._finish_reason(choice.finish_reason)
         elif self._limit_tokens is not None and self._at_least_tokens() >= self._limit_tokens:
             self._reason, self._done, self.cut = "length", True, True
         return events
 
     def _at_least_tokens(self) -> int:
-        """Tokens so far; where they are not told, pieces, of which each has one at least."""
+        """Tokens so far; if the server does not report them, chunks, each of which has one."""
         return self._pieces if self._tokens is None else self._tokens
 
-    def _started(
+    def _start(
         self, prompt_ids: list[int] | None, scores: tuple[TokenLogprob, ...] | None
     ) -> Started:
-        """The first event, with the prompt if it was to be echoed."""
+        """Make the first event, with the prompt if it is to be echoed."""
         self._prompt_tokens = len(prompt_ids) if prompt_ids else None
         echo = self._request.echo
         of_prompt = None
@@ -122,7 +143,7 @@ class ArrivingAnswer:
     def _delta(
         self, choice: Choice, text: str, scores: tuple[TokenLogprob, ...] | None, at_ns: int
     ) -> Delta | None:
-        """The new tokens, None if there are none."""
+        """Make the event of new tokens, None if there are none."""
         ids = choice.token_ids
         if not (text or ids or scores):
             return None
@@ -142,9 +163,9 @@ class ArrivingAnswer:
     def finished(
         self, build: ModelBuild, state_bytes: Callable[[int], StateBytes] | None
     ) -> Finished:
-        """The end. Raises EngineFailed if the server ended without one."""
+        """Make the last event. Raises EngineFailed if the stream ended before the answer."""
         if self._reason is None or not self._done:  # without its last line, usage may be lost
-            raise EngineFailed(f"{self._server} ended the answer without finishing it.")
+            raise self._far_side.failed("ended the answer without finishing it", "")
         usage, told_ms = self._last.usage, prefill_ms(self._last)
         scheduled_ns = None
         if told_ms is not None and self._first_ns is not None:
@@ -167,16 +188,17 @@ class ArrivingAnswer:
         )
 
     def _dated(self, build: ModelBuild) -> ModelBuild:
-        """The build with the server's fingerprint, where it tells no version."""
+        """Add the server's fingerprint to the build if the version is unknown."""
         if build.engine_version != UNKNOWN_VERSION or self._fingerprint is None:
             return build
         return msgspec.structs.replace(build, engine_version=self._fingerprint)
 
-
-def _finish_reason(told: str, server: str) -> FinishReason:
-    match told:
-        case "stop":
-            return "stop"
-        case "length":
-            return "length"
-    raise EngineFailed(f"{server} ended the answer because of {told}, which is not supported.")
+    def _finish_reason(self, told: str) -> FinishReason:
+        """Translate the server's reason; one that clients would not know becomes `stop`."""
+        match told:
+            case "stop" | "length" | "content_filter":
+                return told
+            case _ if told in _FAILURES:
+                raise self._far_side.failed(f"broke off the answer ({told})", "")
+        log.info("%s: finish reason %.64r read as stop", self._request.model, told)
+        return "stop"

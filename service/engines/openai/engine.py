@@ -1,61 +1,41 @@
 """Any server of the OpenAI API as an engine: vLLM, llama.cpp, Ollama, another Triptych."""
 
 import contextlib
-import os
-import time
+import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from typing import Any, Final, cast
+from contextlib import aclosing
+from typing import Any, Final
 
 import httpx
 import msgspec
-from httpx_aiohttp import AiohttpTransport
-from msgspec import Struct
 
 from model_registry.spec import ResolvedModel
 from service.core.chat import ChatPrompt, ChatRequest, Prompt, TextPrompt, TokenPrompt
 from service.core.chat.sampling import ServerKind
-from service.core.errors import EngineFailed, ModelNotReady, TriptychError, UnsupportedField
+from service.core.errors import ModelNotReady, TriptychError, UnsupportedField
 from service.core.events import EngineEvent, ModelBuild, ModelMemory, StateBytes
 from service.core.ports import TokenizerInfo
-from service.core.sse import SseReader
 from service.engines.openai.answer import UNKNOWN_VERSION, ArrivingAnswer
+from service.engines.openai.connection import CONNECTION_ERRORS, Connection
 from service.engines.openai.dialects import DIALECTS, Dialect, body, wire_messages
-from service.engines.openai.errors import of_status
-from service.engines.openai.reachability import CONNECTION_ERRORS, Reachability, describe
+from service.engines.openai.errors import FarSide, one_line
+from service.engines.openai.server import OpenAiServer
 
-CONNECT_S: Final = 10.0
-ANSWER_S: Final = 30.0
-"""Longest wait for an answer to a question about the server itself; streams may take any time."""
+log = logging.getLogger(__name__)
 
 _NO_LIST: Final = (KeyError, TypeError, AttributeError, msgspec.MsgspecError)
 """What reading a list of models raises where there is none."""
 
-
-class OpenAiServer(Struct, frozen=True, kw_only=True):
-    """Where a model is answered for, and how to speak to it."""
-
-    base_url: str
-    """Up to and including `/v1`."""
-    model: str
-    """The name that it knows the model by."""
-    api_key: str | None = None
-    uds: str | None = None
-    """Path of the UNIX socket that it listens on."""
-    dialect: ServerKind | None = None
-    """None is found out."""
-
-    def __repr__(self) -> str:
-        """Name the server and the model, never the key."""
-        return f"<OpenAiServer {self.model} at {self.uds or self.base_url}>"
-
-    @property
-    def name(self) -> str:
-        """As messages name it."""
-        return f"The server {self.uds or self.base_url}"
+_VERSIONS: Final[tuple[tuple[ServerKind, str, str], ...]] = (
+    ("triptych", "/health", "version"),
+    ("vllm", "/version", "version"),
+    ("llama.cpp", "/props", "build_info"),
+)
+"""Kind of server, an endpoint that only that kind has, and the field with its version."""
 
 
 class OpenAiEngine:
-    """One model of another server. What the far side does not tell is None."""
+    """Model of another server. What the server does not report is None."""
 
     def __init__(
         self,
@@ -69,11 +49,11 @@ class OpenAiEngine:
         """Open no connection yet.
 
         Args:
-            model: What the catalogue says of it.
-            server: Who answers.
-            max_answer_tokens: Longest answer to a request that names no `max_tokens`.
-            state_bytes: Bytes of a request's state by its length in tokens, where it is known.
-            build: What exactly answers, where it is known.
+            model: Catalogue entry.
+            server: Server that answers.
+            max_answer_tokens: Longest answer to a request without `max_tokens`.
+            state_bytes: Bytes of a request's state by its length in tokens, if known.
+            build: Weights, engine and device that answer, if known.
         """
         self.model = model
         self.server = server
@@ -82,22 +62,22 @@ class OpenAiEngine:
         self._state_bytes = state_bytes
         self._build = build
         self._context_tokens: int | None = None
-        self._client = _client(server)
-        self._reachability = Reachability(server.name)
-        self._root = server.base_url.rstrip("/").removesuffix("/v1")
+        self._far_side = FarSide(model.id, server)
+        self._connection = Connection(self._far_side)
 
     def __repr__(self) -> str:
-        """Name the model and its server."""
-        return f"<OpenAiEngine {self.model.id} at {self.server.uds or self.server.base_url}>"
+        return f"<OpenAiEngine {self.model.id} at {self.server.address}>"
 
     async def start(self) -> None:
-        """See that the server has the model. Raises ModelNotReady with the reason."""
+        """Check that the server has the model. Raises ModelNotReady with the reason."""
         try:
             contexts = await self._models()
         except (*CONNECTION_ERRORS, *_NO_LIST) as error:
+            where, why = self.server.address, one_line(error)
+            log.warning("%s: no OpenAI API at %s: %s", self.model.id, where, why)
             raise ModelNotReady(
-                f"{self.model.id}: {self.server.name} does not answer as an OpenAI API would: "
-                f"{describe(error)}"
+                f"{self.model.id}: its server does not answer as an OpenAI API would; the log has "
+                "the address and the error"
             ) from error
         if self.server.model not in contexts:
             raise self._missing(contexts)
@@ -120,68 +100,52 @@ class OpenAiEngine:
         """Yield Started, Deltas and Finished; closing the generator closes the connection."""
         assert self._build is not None
         prompt_text = await self._echoed(request) if request.echo else None
-        answer = ArrivingAnswer(request, self.server.name, self._limit(request), prompt_text)
+        answer = ArrivingAnswer(request, self._far_side, self._limit(request), prompt_text)
         max_tokens = await self._max_tokens(request)
         wanted = body(request, self.server.model, self.dialect, max_tokens=max_tokens)
-        asked = msgspec.json.encode(wanted)
         kind = "chat/completions" if isinstance(request.prompt, ChatPrompt) else "completions"
-        responded = False
-        try:
-            async with self._connected().stream(
-                "POST", f"{self._root}/v1/{kind}", content=asked
-            ) as response:
-                responded = True
-                self._reachability.reached()
-                if response.status_code != httpx.codes.OK:
-                    raise await self._refusal(response)
-                events = SseReader()
-                async for received in response.aiter_raw():
-                    at_ns = time.monotonic_ns()
-                    for data in events.push(received):
+        async with self._connection.stream(f"/v1/{kind}", msgspec.json.encode(wanted)) as response:
+            if response.status_code != httpx.codes.OK:
+                raise await self._refusal(response)
+            arriving = self._connection.events(response, answer)
+            async with aclosing(arriving):
+                async for at_ns, events in arriving:
+                    for data in events:
                         for event in answer.take(data, at_ns):
                             yield event
                     if answer.cut:  # else read to the end: the connection serves again
                         break
-        except (*CONNECTION_ERRORS, msgspec.MsgspecError, ValueError) as error:
-            if not responded:
-                self._reachability.failed(error)
-            raise EngineFailed(f"{self.server.name} failed: {describe(error)}") from error
         yield answer.finished(self._build, self._state_bytes)
 
     async def _refusal(self, response: httpx.Response) -> TriptychError:
-        """What a response that is no answer stands for; a model that is gone, by what is there."""
-        await response.aread()
+        """Return what a response stands for that is no answer."""
+        await self._connection.read(response)
         if response.status_code == httpx.codes.NOT_FOUND:
             with contextlib.suppress(*CONNECTION_ERRORS, *_NO_LIST):
                 models = await self._models()
                 if self.server.model not in models:
                     return self._missing(models)
-        return self._error(response)
-
-    def _error(self, response: httpx.Response) -> TriptychError:
-        """What a response stands for that was read and is no answer."""
-        return of_status(
-            response.status_code, response.headers, response.content, server=self.server.name
-        )
+        return self._far_side.of_status(response.status_code, response.headers, response.content)
 
     async def _models(self) -> dict[str, int | None]:
-        """The server's models, and how long their contexts are where it tells."""
-        listed = await self._get(f"{self._root}/v1/models")
+        """List the server's models with their context lengths, None where it does not say."""
+        listed = await self._connection.get("/v1/models")
         return {each["id"]: each.get("max_model_len") for each in listed["data"]}
 
     def _missing(self, models: Iterable[str]) -> ModelNotReady:
         known = ", ".join(sorted(models)[:10]) or "none"
+        log.warning("%s: the server at %s has: %s", self.model.id, self.server.address, known)
         return ModelNotReady(
-            f"{self.model.id}: {self.server.name} has no model {self.server.model!r}; "
-            f"it has: {known}"
+            f"{self.model.id}: its server has no model {self.server.model!r}; the log lists those "
+            "that it has"
         )
 
     def _limit(self, request: ChatRequest) -> int | None:
-        """After how many tokens the answer is cut here: the far side was told of no limit."""
+        """Length to cut the answer at here, if the far side was told of no limit."""
         return self._max_answer_tokens if request.sampling.max_tokens is None else None
 
     async def _max_tokens(self, request: ChatRequest) -> int | None:
-        """What is asked for, None for as many as fit; a number too large would be refused."""
+        """Return the limit to send; None lets the server fill the context."""
         asked, context_tokens = request.sampling.max_tokens, self._context_tokens
         fills = self.dialect.short_completions and not isinstance(request.prompt, ChatPrompt)
         if asked is not None or not fills or context_tokens is None:
@@ -190,7 +154,7 @@ class OpenAiEngine:
         return max(1, context_tokens - len(prompt_ids))
 
     async def _echoed(self, request: ChatRequest) -> str | None:
-        """The prompt's text, which not every server sends back."""
+        """Return the prompt's text, which not every server sends back."""
         match request.prompt:
             case TextPrompt(text=text):
                 return text
@@ -199,11 +163,11 @@ class OpenAiEngine:
         return None
 
     def memory(self) -> ModelMemory:
-        """Nothing is known of another machine's memory."""
+        """Memory of another machine: unknown."""
         return ModelMemory()
 
     async def tokenize(self, prompt: Prompt, *, add_special_tokens: bool) -> tuple[int, ...]:
-        """Token ids of a prompt. Raises UnsupportedField where the server cannot tell."""
+        """Return the token ids of a prompt. Raises UnsupportedField if the server cannot tell."""
         match prompt:
             case TokenPrompt(token_ids=token_ids):
                 return token_ids
@@ -215,92 +179,34 @@ class OpenAiEngine:
         return tuple(told["tokens"])
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
-        """Text of token ids. Raises UnsupportedField where the server cannot tell."""
+        """Return the text of token ids. Raises UnsupportedField if the server cannot tell."""
         told = await self._ask("/detokenize", {"tokens": list(token_ids)})
         return str(told["prompt"])
 
     async def tokenizer_info(self) -> TokenizerInfo:
-        """Nothing is told of it."""
+        """Special tokens and template: unknown."""
         return TokenizerInfo(bos_token=None, eos_token=None, pad_token=None, chat_template=None)
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        await self._connection.aclose()
 
     def trouble(self) -> str | None:
-        """Why the server cannot answer now, None if it is not known to be out of reach."""
-        return self._reachability.trouble()
-
-    def _connected(self) -> httpx.AsyncClient:
-        if self._client.is_closed:
-            raise EngineFailed(f"{self.model.id} is closed.")
-        return self._client
+        """Say why the server cannot answer now, None if it is not known to be out of reach."""
+        return self._connection.trouble()
 
     async def _ask(self, path: str, asked: dict[str, Any]) -> dict[str, Any]:
         if not self.dialect.tokenizes:
-            raise UnsupportedField(f"{self.server.name} does not show its tokenizer.")
-        content = msgspec.json.encode({"model": self.server.model, **asked})
-        try:
-            response = await self._connected().post(
-                self._root + path, content=content, timeout=ANSWER_S
-            )
-        except CONNECTION_ERRORS as error:
-            self._reachability.failed(error)
-            raise EngineFailed(f"{self.server.name} failed: {describe(error)}") from error
-        self._reachability.reached()
-        if response.status_code != httpx.codes.OK:
-            raise self._error(response)
-        return cast("dict[str, Any]", response.json())
-
-    async def _get(self, url: str) -> dict[str, Any]:
-        response = await self._client.get(url, timeout=ANSWER_S)
-        if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-            raise self._error(response)
-        response.raise_for_status()
-        return cast("dict[str, Any]", msgspec.json.decode(response.content))
+            raise UnsupportedField(f"The server of {self.model.id} does not expose its tokenizer.")
+        return await self._connection.ask(path, {"model": self.server.model, **asked})
 
     async def _who(self) -> tuple[ServerKind, str]:
-        """What kind of server it is, by what only that kind has, and its version."""
-        for name, path, field in (
-            ("triptych", "/health", "version"),
-            ("vllm", "/version", "version"),
-            ("llama.cpp", "/props", "build_info"),
-        ):
+        """Find out the kind of server and its version."""
+        for kind, path, field in _VERSIONS:
             try:
-                told = await self._get(self._root + path)
+                told = await self._connection.get(path)
             except (*CONNECTION_ERRORS, msgspec.MsgspecError):
                 continue
             if isinstance(told, dict) and field in told:
-                return cast("ServerKind", name), f"{name} {told[field]}"
+                return kind, f"{kind} {told[field]}"
         return "openai", UNKNOWN_VERSION
-
-
-def _client(server: OpenAiServer) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=0)  # aiohttp's word for as many as are asked for
-    headers = {"content-type": "application/json"}
-    if server.api_key is not None:
-        headers["authorization"] = f"Bearer {server.api_key}"
-    return httpx.AsyncClient(
-        # httpx's own transport takes some 65 µs more for each piece that arrives: measured with
-        # `benchmarks/service_overhead.py --remote --itl-ms 20`.
-        transport=AiohttpTransport(uds=server.uds, limits=limits),
-        timeout=httpx.Timeout(None, connect=CONNECT_S),
-        headers=headers,
-    )
-
-
-def remote_server(model: ResolvedModel) -> OpenAiServer:
-    """The server that the catalogue names. Raises ModelNotReady where its key is not set."""
-    remote = model.spec.remote
-    assert remote is not None  # the catalogue sees to it
-    api_key = None
-    if remote.api_key_env:
-        api_key = os.environ.get(remote.api_key_env)
-        if not api_key:
-            raise ModelNotReady(
-                f"{model.id}: the environment variable {remote.api_key_env}, which is to hold the "
-                "API key of its server, is not set"
-            )
-    return OpenAiServer(
-        base_url=remote.base_url, model=remote.model or model.spec.id, api_key=api_key
-    )

@@ -1,5 +1,10 @@
-"""What another server's refusals and failures are here."""
+"""Refusals and failures of another server as errors of this service.
 
+Clients read a status and a sentence; the far side's own words are logged, and shown only where a
+request was refused for what it says, without addresses and paths.
+"""
+
+import logging
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -16,6 +21,9 @@ from service.core.errors import (
     Overloaded,
     TriptychError,
 )
+from service.engines.openai.server import OpenAiServer
+
+log = logging.getLogger(__name__)
 
 LONGEST_MESSAGE: Final = 500
 
@@ -32,49 +40,88 @@ class _Told(Struct, frozen=True):
     code: str | int | None = None
 
 
-def of_status(
-    status: int, headers: Mapping[str, str], content: bytes, *, server: str
-) -> TriptychError:
-    """The error that a response stands for. `server` names it in messages."""
-    told = _told(content)
-    retry_after_s = _seconds(headers.get("retry-after"))
-    match status:
-        case HTTPStatus.BAD_REQUEST | HTTPStatus.UNPROCESSABLE_ENTITY:
-            return of_message(told.message, told.param, told.code)
-        case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            return InvalidRequest(f"The request is too large for {server}.")
-        case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
-            return ModelNotReady(f"{server} does not accept the API key that it was given.")
-        case HTTPStatus.NOT_FOUND:
-            return ModelNotReady(f"{server} has no such model or address: {told.message}")
-        case HTTPStatus.TOO_MANY_REQUESTS:
-            return Overloaded(f"{server} is busy.", retry_after_s=retry_after_s)
-    return EngineFailed(
-        f"{server} answered with status {status}: {told.message}", retry_after_s=retry_after_s
-    )
+class FarSide(Struct, frozen=True):
+    """Other server, as error messages and logs name it."""
+
+    model_id: str
+    server: OpenAiServer
+
+    @property
+    def name(self) -> str:
+        """Name without an address, for clients."""
+        return f"the server of {self.model_id}"
+
+    def of_status(self, status: int, headers: Mapping[str, str], content: bytes) -> TriptychError:
+        """Return the error that a response stands for."""
+        told = _told(content)
+        retry_after_s = _seconds(headers.get("retry-after"))
+        match status:
+            case HTTPStatus.BAD_REQUEST | HTTPStatus.UNPROCESSABLE_ENTITY:
+                return self._refusal(told)
+            case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                return InvalidRequest(f"The request is too large for {self.name}.")
+            case HTTPStatus.TOO_MANY_REQUESTS:
+                return Overloaded(
+                    f"The server of {self.model_id} is busy.", retry_after_s=retry_after_s
+                )
+        self._log(f"answered with status {status}", told.message)
+        match status:
+            case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
+                return ModelNotReady(f"The server of {self.model_id} does not accept its API key.")
+            case HTTPStatus.NOT_FOUND:
+                return ModelNotReady(f"The server of {self.model_id} has no such model.")
+        return EngineFailed(
+            f"The server of {self.model_id} answered with status {status}.",
+            retry_after_s=retry_after_s,
+            detail=told.message,
+        )
+
+    def of_event(self, content: bytes) -> TriptychError:
+        """Return the error that an event of a stream stands for."""
+        told = _told(content)
+        if told.code == HTTPStatus.BAD_REQUEST or _is_overflow(told):
+            return self._refusal(told)
+        return self.failed("reported an error", told.message)
+
+    def failed(self, what: str, detail: str) -> EngineFailed:
+        """Log a failure with its detail; return the error without it."""
+        self._log(what, detail)
+        return EngineFailed(f"The server of {self.model_id} {what}.", detail=detail)
+
+    def broke(self, error: Exception) -> EngineFailed:
+        """Log a broken connection; return the error for the request that it carried."""
+        detail = one_line(error)
+        self._log("broke the connection", detail)
+        return EngineFailed(f"The connection to {self.name} broke.", detail=detail)
+
+    def silent(self, limit_s: float) -> EngineFailed:
+        """Log a hang; return the error for the request that is given up."""
+        return self.failed(f"sent nothing for {limit_s:g} s, so the request was given up", "")
+
+    def _refusal(self, told: _Told) -> InvalidRequest:
+        """Return a refusal in the server's own words, without addresses."""
+        message = self.server.hide_addresses(told.message)
+        if _is_overflow(told):
+            return ContextOverflow(message, param=told.param)
+        return InvalidRequest(
+            message or f"The server of {self.model_id} refused the request.", param=told.param
+        )
+
+    def _log(self, what: str, detail: str) -> None:
+        log.warning("%s: the server at %s %s: %s", self.model_id, self.server.address, what, detail)
 
 
-def of_event(content: bytes, *, server: str) -> TriptychError:
-    """The error that an event of a stream tells."""
-    told = _told(content)
-    if told.code == HTTPStatus.BAD_REQUEST or _is_overflow(told.message, told.code):
-        return of_message(told.message, told.param, told.code)
-    return EngineFailed(f"{server} failed: {told.message}")
+def one_line(error: Exception) -> str:
+    """Text of an error in one line; its class if it has no text."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
-def of_message(message: str, param: str | None, code: str | int | None) -> TriptychError:
-    """A refusal in the server's own words."""
-    if _is_overflow(message, code):
-        return ContextOverflow(message, param=param)
-    return InvalidRequest(message or "The server refused the request.", param=param)
-
-
-def _is_overflow(message: str, code: str | int | None) -> bool:
-    return bool(_OVERFLOW.search(f"{code} {message}"))
+def _is_overflow(told: _Told) -> bool:
+    return bool(_OVERFLOW.search(f"{told.code} {told.message}"))
 
 
 def _told(content: bytes) -> _Told:
-    """`{"error": {…}}`, its inside alone, `{"error": "text"}`, or the text itself."""
+    """Read `{"error": {…}}`, its inside alone, `{"error": "text"}`, or the text itself."""
     try:
         value = msgspec.json.decode(content)
         if isinstance(value, dict) and isinstance(value.get("error"), dict | str):

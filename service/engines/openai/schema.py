@@ -1,4 +1,4 @@
-"""What servers of the OpenAI API stream, decoded strictly where it is read and no further."""
+"""Chunks that servers of the OpenAI API stream; only what is read here is decoded."""
 
 from collections.abc import Iterator
 
@@ -9,14 +9,14 @@ from service.core.events import StateBytes, TokenAlternative, TokenLogprob
 
 
 class ChatToken(Struct, frozen=True):
-    """A candidate of a chat answer's position."""
+    """Candidate for a position of a chat answer."""
 
     token: str
     logprob: float
 
 
 class ChatLogprob(ChatToken, frozen=True):
-    """A token of a chat answer."""
+    """Token of a chat answer."""
 
     bytes: list[int] | None = None
     top_logprobs: list[ChatToken] = []
@@ -49,13 +49,13 @@ class Choice(Struct, frozen=True):
 
 
 class TokenDetails(Struct, frozen=True):
-    """What was not computed anew."""
+    """Prompt tokens that were not computed again."""
 
     cached_tokens: int | None = None
 
 
 class Usage(Struct, frozen=True):
-    """Tokens as the far side counts them."""
+    """Token counts of the server."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -63,10 +63,10 @@ class Usage(Struct, frozen=True):
 
 
 class Metrics(Struct, frozen=True):
-    """What vLLM (the first two) and Triptych tell of a request."""
+    """Measurements of a request by vLLM (the first two) and Triptych."""
 
     time_to_first_token_ms: float | None = None
-    """Since the server received it."""
+    """From the arrival of the request at the server."""
     queue_time_ms: float | None = None
     prefill_ms: float | None = None
     cached_tokens: int | None = None
@@ -74,14 +74,14 @@ class Metrics(Struct, frozen=True):
 
 
 class Timings(Struct, frozen=True):
-    """What llama.cpp tells of a request."""
+    """Measurements of a request by llama.cpp."""
 
     prompt_ms: float | None = None
     cache_n: int | None = None
 
 
 class Chunk(Struct, frozen=True):
-    """One event of a stream."""
+    """Data of one event of a stream."""
 
     choices: list[Choice] = []
     usage: Usage | None = None
@@ -93,16 +93,16 @@ class Chunk(Struct, frozen=True):
 
 
 decode_chunk = msgspec.json.Decoder(Chunk).decode
-"""Raises msgspec.MsgspecError for what is not one."""
+"""Decode a chunk. Raises msgspec.MsgspecError for anything else."""
 
 
-def token_logprobs(found: Logprobs) -> tuple[TokenLogprob, ...]:
-    """Log-probabilities of tokens whose ids are not told with them."""
-    return tuple(_tokens(found))
+def token_logprobs(found: Logprobs) -> tuple[TokenLogprob, ...] | None:
+    """Read log-probabilities of tokens, whose ids are not known yet; None if there are none."""
+    return tuple(_tokens(found)) or None
 
 
 def named(scores: tuple[TokenLogprob, ...], token_ids: list[int]) -> tuple[TokenLogprob, ...]:
-    """The same with their ids, where these are as many; the likeliest may be the chosen one."""
+    """Add token ids if there are as many; alternatives equal to the chosen token get its id."""
     if len(scores) != len(token_ids):
         return scores
     return tuple(

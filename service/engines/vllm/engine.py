@@ -17,7 +17,8 @@ from service.core.errors import EngineDied, EngineFailed, InvalidRequest, ModelN
 from service.core.events import EngineEvent, ModelMemory
 from service.core.ports import LoadProgress, ModelNeed, TokenizerInfo
 from service.engines.limits import answer_limit
-from service.engines.openai.engine import OpenAiEngine, OpenAiServer
+from service.engines.openai.engine import OpenAiEngine
+from service.engines.openai.server import OpenAiServer
 from service.engines.supervision import Backoff, socket_path
 from service.engines.vllm.command import (
     VllmOptions,
@@ -233,7 +234,7 @@ class VllmEngine:
                 async with asyncio.timeout(NOTICE_S):
                     await lost.wait()
             failed = self._failed()
-            if failed is None and DEAD not in str(error):
+            if failed is None and DEAD not in error.detail:
                 raise
             # vLLM does not tell whose step it died in: everybody who ran is a suspect.
             died = failed or error

@@ -11,11 +11,12 @@ def pair(tmp_path):
     far = LiveService(tmp_path / "far-side").start()
     models = tmp_path / "remote-models"
     models.mkdir()
-    for name, model in {"far": "echo", "far-slow": "slow"}.items():
+    limits = {"far-hung": "first_byte_s = 0.2"}
+    for name, model in {"far": "echo", "far-slow": "slow", "far-hung": "late"}.items():
         (models / f"{name}.toml").write_text(
             f'id = "{name}"\nfamily = "ssm"\nlicence = "Apache-2.0"\ncontext_tokens = 4096\n'
             f'sources = []\nengine = "openai"\n[remote]\nbase_url = "{far.base_url}/v1"\n'
-            f'model = "{model}"\n'
+            f'model = "{model}"\n{limits.get(name, "")}\n'
         )
     near = LiveService(
         tmp_path / "near-side", more_models=(str(models),), preload=("far", "far-slow")
@@ -68,15 +69,29 @@ def test_a_client_that_leaves_is_cancelled_on_both_sides(pair):
     assert theirs["model"] == "slow"
 
 
+def test_a_server_that_hangs_fails_its_request_in_time(pair):
+    """It was once waited for for ever; the record says that the request failed."""
+    near, far = pair
+    pool = far.application.pool
+    hung = near.chat(model="far-hung")
+    record = final(near, hung.headers["x-request-id"])
+
+    assert hung.status_code == httpx.codes.SERVICE_UNAVAILABLE
+    assert "sent nothing for 0.2 s" in hung.json()["error"]["message"]
+    assert (record["status"], record["error_code"]) == ("failed", "engine_failed")
+    far.until(lambda: pool.requests == 0)
+
+
 def test_a_server_that_went_away_fails_its_requests_and_is_named(pair):
-    """Its address is in the error; after three failures the service calls itself degraded."""
+    """By its model, not its address; after three failures the service calls itself degraded."""
     near, far = pair
     far.stop()
     for _ in range(3):
         refused = near.chat(model="far")
         assert refused.status_code >= httpx.codes.INTERNAL_SERVER_ERROR
         assert refused.json()["error"]["code"] == "engine_failed"
-        assert far.base_url in refused.json()["error"]["message"]
+        assert "the server of far" in refused.json()["error"]["message"]
+        assert far.base_url.removeprefix("http://") not in refused.text
     health = near.get("/health").json()
 
     assert health["status"] == "degraded"

@@ -18,7 +18,8 @@ import pytest
 from model_registry.spec import ModelSpec, Remote, ResolvedModel
 from service.core.chat import ChatPrompt, ChatRequest, Message, Sampling, TextPrompt
 from service.core.events import Delta
-from service.engines.openai.engine import OpenAiEngine, remote_server
+from service.engines.openai.engine import OpenAiEngine
+from service.engines.openai.server import remote_server
 from service.serving.models.conformance import probe
 
 PYTHON, GGUF = os.environ.get("TRIPTYCH_LLAMA_PYTHON"), os.environ.get("TRIPTYCH_LLAMA_GGUF")

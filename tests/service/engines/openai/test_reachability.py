@@ -1,6 +1,7 @@
-"""Whether a server counts as out of reach."""
+"""When a server counts as out of reach."""
 
-from service.engines.openai.reachability import FAILED_ATTEMPTS, REST_S, Reachability, describe
+from service.engines.openai.errors import one_line
+from service.engines.openai.reachability import FAILED_ATTEMPTS, REST_S, Reachability
 
 
 def test_it_is_tried_again_after_a_rest():
@@ -9,7 +10,7 @@ def test_it_is_tried_again_after_a_rest():
     reachability = Reachability("The server x", clock_s=lambda: now_s)
     for _ in range(FAILED_ATTEMPTS):
         assert reachability.trouble() is None
-        reachability.failed(OSError("refused"))
+        reachability.failed("refused")
 
     assert reachability.trouble() == "The server x could not be reached 3 times: refused"
     now_s += REST_S + 1
@@ -18,5 +19,5 @@ def test_it_is_tried_again_after_a_rest():
 
 def test_an_error_is_one_line():
     """Parsers of HTTP draw arrows below what they do not understand."""
-    assert describe(ValueError("bad:\n\n  x\n  ^")) == "bad: x ^"
-    assert describe(TimeoutError()) == "TimeoutError"
+    assert one_line(ValueError("bad:\n\n  x\n  ^")) == "bad: x ^"
+    assert one_line(TimeoutError()) == "TimeoutError"
