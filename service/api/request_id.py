@@ -1,4 +1,4 @@
-"""One id of our own for every HTTP request, on every response."""
+"""Request ids: one for each HTTP request, returned on every response."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _KEY = "triptych_request_id"
 
 
 def request_id_of(scope: Scope) -> str:
-    """The request's id, made when it is first asked for."""
+    """Return the request's id, generated on first use."""
     state: dict[str, Any] = scope["state"]
     request_id: str = state.setdefault(_KEY, None) or new_request_id()
     state[_KEY] = request_id
@@ -19,7 +19,7 @@ def request_id_of(scope: Scope) -> str:
 
 
 async def add_request_id(message: Message, scope: Scope) -> None:
-    """Put the id on a response, errors and unknown paths included."""
+    """Add the id to a response, including errors and unknown paths."""
     if message["type"] == "http.response.start":
         header = (HEADER.encode(), request_id_of(scope).encode())
         message["headers"] = [*message.get("headers", ()), header]

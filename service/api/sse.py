@@ -1,4 +1,4 @@
-"""Server-sent events that notice when nobody listens any more."""
+"""Writer of server-sent events; it notices a client that disconnects or stops reading."""
 
 import asyncio
 import contextlib
@@ -16,31 +16,30 @@ log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
-#: nginx's status for a client that hung up; nobody reads it.
+#: nginx's status for a client that closed the connection; nobody receives it.
 CLIENT_CLOSED_REQUEST = 499
-#: How long the status line waits for the first event, so that early failures get their own status.
+#: Longest wait for the first event before the status line, so that early failures get a status.
 FIRST_EVENT_S = 5.0
-#: A reader that takes nothing for so long is gone: it would hold a slot that others wait for.
+#: A client that reads nothing for this long is dropped, since it holds a slot that others need.
 STALLED_S = 60.0
 
 _encode = msgspec.json.Encoder().encode
 
 
 def data(value: object) -> bytes:
-    """One event."""
+    """Encode an event."""
     return b"data: " + _encode(value) + b"\n\n"
 
 
 class ClientDisconnected(Exception):
-    """Nobody is there to read the answer."""
+    """The client closed the connection or stopped reading."""
 
 
 @contextlib.asynccontextmanager
 async def cancelled_on_disconnect(receive: Receive) -> AsyncIterator[Callable[[], None]]:
-    """Cancel the block as soon as the client hangs up, and raise ClientDisconnected.
+    """Cancel the block as soon as the client disconnects, and raise ClientDisconnected.
 
-    To be entered when the body has been read. Gives a function that does the same for a client that
-    is there and yet gone.
+    Enter it after the body was read. Yields a function that treats the client as disconnected.
     """
     loop = asyncio.get_running_loop()
     presence = asyncio.timeout(None)
@@ -67,11 +66,11 @@ async def cancelled_on_disconnect(receive: Receive) -> AsyncIterator[Callable[[]
 
 
 class EventStream:
-    """A response of events, given as frames that `data` made.
+    """Response of events, given as frames that `data` encoded.
 
-    It starts with its first frame; an error before that is raised and becomes a response of its
-    own, an error after it becomes an event, and the stream ends without `[DONE]`. Silence is filled
-    with comments. When the client leaves, the frames' generator is closed at once.
+    The response starts with the first frame: an earlier error is raised and gets a response of its
+    own, a later one becomes an event, and the stream ends without `[DONE]`. Silence is filled with
+    comments. When the client disconnects, the frames' generator is closed at once.
     """
 
     def __init__(
@@ -114,7 +113,7 @@ class EventStream:
         await wire.write(b"", more=False)
 
     async def _fill_silence(self, wire: "_Wire", hang_up: Callable[[], None]) -> None:
-        """Comment when nothing was written for long; hang up when a write takes too long."""
+        """Send a comment after a silence; drop the client when a write takes too long."""
         await asyncio.sleep(self._first_event_s)
         while True:
             now_s = time.monotonic()
@@ -132,7 +131,7 @@ class EventStream:
 
 
 class _Wire:
-    """Writes in turn, the head first."""
+    """Serializes writes; the first one sends the response's head."""
 
     def __init__(self, send: Send, headers: Callable[[], Mapping[str, str]]) -> None:
         self._send = send
@@ -143,7 +142,7 @@ class _Wire:
         self.writing_since_s: float | None = None
 
     async def write(self, body: bytes, *, more: bool = True) -> None:
-        """Send a piece of the body."""
+        """Send part of the body."""
         async with self._turn:
             self.writing_since_s = time.monotonic()
             if not self.begun:

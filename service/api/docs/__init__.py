@@ -1,1 +1,1 @@
-"""The OpenAPI document and the page that shows it."""
+"""OpenAPI document, and the page that displays it."""

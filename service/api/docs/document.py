@@ -1,4 +1,4 @@
-"""The API's own description, made when it is first asked for."""
+"""OpenAPI document, generated on first use."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,9 +7,9 @@ import msgspec
 
 
 class Description:
-    """An OpenAPI 3.1 document.
+    """OpenAPI 3.1 document.
 
-    Making one takes most of a second, so it happens in a thread: streams must not stop for it.
+    Generating it takes most of a second, so it happens in a thread: streams must not stall.
     """
 
     def __init__(self, make: Callable[[], dict[str, object]]) -> None:
@@ -18,7 +18,7 @@ class Description:
         self._document: bytes | None = None
 
     async def document(self) -> bytes:
-        """The document as JSON."""
+        """Return the document as JSON."""
         async with self._making:
             if self._document is None:
                 self._document = msgspec.json.encode(await asyncio.to_thread(self._make))

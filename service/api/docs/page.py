@@ -1,4 +1,4 @@
-"""The API page: Swagger UI from an installed package, nothing from elsewhere."""
+"""API documentation page: Swagger UI, served from an installed package."""
 
 from importlib.metadata import distribution
 from pathlib import Path
@@ -17,7 +17,7 @@ _ASSETS = {
     "swagger-ui-bundle.js": "text/javascript",
     "favicon-32x32.png": "image/png",
 }
-#: Swagger UI sets styles and draws its icons as data, everything else must come from here.
+#: Swagger UI sets inline styles and draws icons as data URLs; all else comes from this server.
 _POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -46,29 +46,29 @@ _SCRIPT = """SwaggerUIBundle({
 
 @get("/", include_in_schema=False)
 async def page() -> Response[str]:
-    """The page itself."""
+    """Serve the page."""
     return Response(_PAGE, media_type=MediaType.HTML, headers={"content-security-policy": _POLICY})
 
 
 @get("/page.js", include_in_schema=False)
 async def script() -> Response[str]:
-    """Starts Swagger UI; a file of its own, so that the page needs no inline script."""
+    """Serve the script that starts Swagger UI; a separate file, so the page has no inline script."""
     return Response(_SCRIPT, media_type="text/javascript")
 
 
 @get("/{name:str}", include_in_schema=False)
 async def asset(name: FromPath[str]) -> File:
-    """A file of Swagger UI; the name is looked up, it never becomes a path."""
+    """Serve a file of Swagger UI; the name is looked up and never becomes a path."""
     if name not in _ASSETS:
         raise NotFoundException
     return File(_FOLDER / name, media_type=_ASSETS[name], content_disposition_type="inline")
 
 
-@get("/schema/openapi.json", summary="This description", tags=["operations"])
+@get("/schema/openapi.json", summary="Show this description", tags=["operations"])
 async def openapi_document(
     description: NamedDependency[SkipValidation[Description]],
 ) -> Response[bytes]:
-    """OpenAPI 3.1."""
+    """Return the OpenAPI 3.1 document of this API."""
     return Response(await description.document(), media_type=MediaType.JSON)
 
 

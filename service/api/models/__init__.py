@@ -1,1 +1,1 @@
-"""Models: list, cards, load, unload and pin."""
+"""Endpoints for models: list, show, load, unload, pin."""

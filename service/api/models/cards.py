@@ -1,4 +1,4 @@
-"""Models and routes as clients see them."""
+"""Cards of models, variants and routes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -15,68 +15,68 @@ OWNER = "triptych"
 
 
 class Pricing(Struct, frozen=True, kw_only=True):
-    """Nothing costs anything here; LibreChat takes a context length only beside a price."""
+    """Prices, always 0; LibreChat takes a context length only beside a price."""
 
     prompt: str = "0"
     completion: str = "0"
 
 
 class CardStatus(Struct, frozen=True, kw_only=True):
-    """How far a model is from answering."""
+    """Readiness of a model."""
 
     value: Literal["loaded", "loading", "unloaded"]
-    """In the words of llama.cpp's router, which chat tools read."""
+    """State in the terms of llama.cpp's router, which chat tools read."""
     state: LoadState
-    """In our own words: `unverified` is loaded; with an `error` it cannot answer at the moment."""
+    """State in detail: `unverified` is loaded; with an `error` it cannot answer now."""
     failed: bool = False
     error: str | None = None
     progress: LoadProgress | None = None
     requests: int = 0
-    """How many wait or run."""
+    """Requests that wait or run."""
     pinned: bool = False
-    """Never unloaded to make room for others, nor for resting."""
+    """Never evicted, nor unloaded when idle."""
 
 
 class CardArm(Struct, frozen=True, kw_only=True):
-    """One model of a route."""
+    """Model that a route may choose."""
 
     model: str
     weight: float | None
-    """None where the order decides."""
+    """None if the order decides."""
 
 
 class CardRoute(Struct, frozen=True, kw_only=True):
-    """How a route chooses."""
+    """Policy and arms of a route."""
 
     policy: Literal["weighted", "fallback"]
     arms: list[CardArm]
 
 
 class ModelCard(Struct, frozen=True, kw_only=True):
-    """A model, a variant or a route."""
+    """Card of a model, variant or route."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     name: str
     root: str
-    """The model without its variant."""
+    """Model without its variant."""
     parent: str | None
-    """For a variant, the model it is of."""
+    """Model that a variant belongs to."""
     max_model_len: int
     context_length: int
     status: CardStatus
     family: Family | None = None
     architecture: ArchitectureSummary | None = None
     variants: list[str] = []
-    """Ids that can be asked for, as `model:variant`."""
+    """Ids of its variants, as `model:variant`."""
     dtype: str | None = None
     quantization: str | None = None
     verified: bool | None = None
-    """Whether it passed its conformance probe; None until it was loaded."""
+    """It passed its conformance probe; null before it was probed."""
     verification: str | None = None
     memory: ModelMemory | None = None
-    """Bytes held now; None unless it is loaded."""
+    """Bytes held now; null unless it is loaded."""
     licence: str | None = None
     description: str | None = None
     route: CardRoute | None = None
@@ -85,14 +85,14 @@ class ModelCard(Struct, frozen=True, kw_only=True):
 
 
 class ModelList(Struct, frozen=True, kw_only=True):
-    """All that can be asked for."""
+    """Models and routes."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
 
 
 def model_card(status: ModelStatus, created: int) -> ModelCard:
-    """One model or variant."""
+    """Write the card of a model or variant."""
     spec, variant = status.spec, status.variant
     chosen = spec.variants[variant] if variant else None
     return ModelCard(
@@ -118,7 +118,7 @@ def model_card(status: ModelStatus, created: int) -> ModelCard:
 
 
 def card_status(status: ModelStatus) -> CardStatus:
-    """Both vocabularies."""
+    """Write the status in both vocabularies."""
     value: Literal["loaded", "loading", "unloaded"] = "unloaded"
     if status.loaded:
         value = "loaded"
@@ -138,7 +138,7 @@ def card_status(status: ModelStatus) -> CardStatus:
 def route_card(
     name: str, route: Route, models: Mapping[str, ModelStatus], created: int
 ) -> ModelCard:
-    """A route: its context is what all of its arms can hold, its status that of its best arm."""
+    """Write the card of a route: the context of its shortest arm, the status of its best."""
     arms = [models[arm.model] for arm in route.arms]
     policy: Literal["weighted", "fallback"] = route.__struct_config__.tag  # type: ignore[assignment]
     context_tokens = min(arm.spec.context_tokens for arm in arms)

@@ -1,4 +1,4 @@
-"""Load, unload and pin models, and watch them come and go."""
+"""Endpoints that load, unload and pin models, and stream their changes."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -17,17 +17,17 @@ from service.api.sse import EventStream, data
 from service.core.errors import InvalidRequest
 from service.serving.models.events import ModelChange
 
-EVENTS = "`text/event-stream`: how every model stands, then each change and the progress of loads"
+EVENTS = "`text/event-stream`: the state of every model, then each change and the progress of loads"
 
 
 class NamedModel(Struct, frozen=True, kw_only=True):
-    """Which model, as llama.cpp's router is told."""
+    """Name of a model, as llama.cpp's router takes it."""
 
     model: str
 
 
 class Done(Struct, frozen=True, kw_only=True):
-    """It was begun, or was so already."""
+    """Confirmation of llama.cpp's router."""
 
     success: bool = True
 
@@ -36,11 +36,11 @@ class Done(Struct, frozen=True, kw_only=True):
 async def load_model(
     services: Deps,
     model_id: FromPath[str],
-    wait: Annotated[bool, QueryParameter(description="Answer when it is loaded.")] = False,
+    wait: Annotated[bool, QueryParameter(description="Answer once it is loaded.")] = False,
 ) -> Response[ModelCard]:
-    """202 at once, 200 where it is loaded already; with `wait`, 200 or the load's own error.
+    """Answer 202 at once, or 200 if it is loaded; with `wait`, 200 or the load's own error.
 
-    The load makes room as a request's would, and goes on when the client leaves.
+    The load makes room as one for a request does, and continues when the client disconnects.
     """
     named = _model(services, model_id)
     if wait:
@@ -58,12 +58,12 @@ async def unload_model(
     services: Deps,
     model_id: FromPath[str],
     force: Annotated[
-        bool, QueryParameter(description="Do not wait for running requests: they fail.")
+        bool, QueryParameter(description="Fail running requests instead of waiting for them.")
     ] = False,
 ) -> ModelCard:
-    """Answered when its memory is free; running requests get `drain_s` to end.
+    """Answer once its memory is free; running requests get `drain_s` to end.
 
-    A request that comes later loads it again. A pinned model is unloaded too, and stays pinned.
+    A later request loads it again. A pinned model is unloaded too, and stays pinned.
     """
     named = _model(services, model_id)
     await services.pool.unload(named, drain_s=0.0 if force else services.settings.drain_s)
@@ -74,17 +74,17 @@ async def unload_model(
     tags=["models"],
 )  # fmt: skip
 async def pin_model(services: Deps, model_id: FromPath[str]) -> ModelCard:
-    """Never unload it for others, nor for resting; it is loaded by `load` or its first request."""
+    """Never evict it, nor unload it when idle. It is loaded by `load` or its first request."""
     named = _model(services, model_id)
     services.pool.pin(named, pinned=True)
     return card_of(services, named)
 
 
-@post("/v1/models/{model_id:str}/unpin", status_code=200, summary="No longer keep a model loaded",
+@post("/v1/models/{model_id:str}/unpin", status_code=200, summary="Unpin a model",
     tags=["models"],
 )  # fmt: skip
 async def unpin_model(services: Deps, model_id: FromPath[str]) -> ModelCard:
-    """It may be unloaded again when others need its memory."""
+    """Allow its eviction again."""
     named = _model(services, model_id)
     services.pool.pin(named, pinned=False)
     return card_of(services, named)
@@ -94,7 +94,7 @@ async def unpin_model(services: Deps, model_id: FromPath[str]) -> ModelCard:
     tags=["models"],
 )  # fmt: skip
 async def load_named(data: JSONBody[NamedModel], services: Deps) -> Done:
-    """For chat tools: answered at once."""
+    """Answer at once, for chat tools."""
     services.pool.begin_load(_model(services, data.model))
     return Done()
 
@@ -103,7 +103,7 @@ async def load_named(data: JSONBody[NamedModel], services: Deps) -> Done:
     tags=["models"],
 )  # fmt: skip
 async def unload_named(data: JSONBody[NamedModel], services: Deps) -> Done:
-    """For chat tools: answered when its memory is free."""
+    """Answer once its memory is free, for chat tools."""
     named = _model(services, data.model)
     await services.pool.unload(named, drain_s=services.settings.drain_s)
     return Done()
@@ -111,12 +111,12 @@ async def unload_named(data: JSONBody[NamedModel], services: Deps) -> Done:
 
 @get(
     "/v1/models/events",
-    summary="Watch models come and go",
+    summary="Stream changes of models",
     tags=["models"],
     responses={200: ResponseSpec(ModelChange, description=EVENTS)},
 )
 async def watch_models(services: Deps) -> ASGIApp:
-    """A reader that is 256 events behind is told so, and its stream ends."""
+    """Stream events; a reader that falls 256 events behind is told so and cut off."""
 
     async def frames() -> AsyncGenerator[bytes]:
         async with aclosing(services.pool.changes()) as changes:
@@ -128,5 +128,5 @@ async def watch_models(services: Deps) -> ASGIApp:
 
 def _model(services: Services, model_id: str) -> str:
     if model_id in services.settings.routes:
-        raise InvalidRequest(f"`{model_id}` is a route; name one of its models", param="model")
+        raise InvalidRequest(f"`{model_id}` is a route; name one of its models.", param="model")
     return services.pool.status(model_id).id

@@ -1,1 +1,1 @@
-"""The OpenAI API: chat and text completions."""
+"""OpenAI API: chats and completions."""
