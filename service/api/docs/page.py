@@ -52,7 +52,7 @@ async def page() -> Response[str]:
 
 @get("/page.js", include_in_schema=False)
 async def script() -> Response[str]:
-    """Serve the script that starts Swagger UI; a separate file, so the page has no inline script."""
+    """Serve the script that starts Swagger UI; the page itself has no inline script."""
     return Response(_SCRIPT, media_type="text/javascript")
 
 

@@ -12,6 +12,8 @@ from service.api.services import Deps, Services
 #: Start of this process; clients expect a creation time, which models do not have.
 _CREATED = int(time.time())
 
+ALL = "Include models and routes that cannot answer here; `status.error` has the reason."
+
 
 @get(["/v1/models", "/models", "/m/{model:str}/v1/models"], summary="List models", tags=["openai"])
 async def list_models(

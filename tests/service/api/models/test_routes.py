@@ -2,6 +2,8 @@
 
 import time
 
+from service.core.routing import Arm, FallbackRoute
+
 
 def cards(live, path="/v1/models"):
     return {card["id"]: card for card in live.get(path).json()["data"]}
@@ -51,6 +53,17 @@ def test_only_what_can_be_served_here_is_listed(live):
     missing = everything["phi-3.5-mini-instruct"]
     assert (missing["status"]["value"], missing["status"]["state"]) == ("unloaded", "unavailable")
     assert "triptych models pull phi-3.5-mini-instruct" in missing["status"]["error"]
+
+
+def test_a_route_is_listed_where_one_of_its_arms_can_answer(serve):
+    """A chat tool's menu has no entry that could only fail."""
+    missing, here = Arm(model="phi-3.5-mini-instruct"), Arm(model="echo")
+    live = serve(
+        routes={"gone": FallbackRoute(arms=(missing,)), "half": FallbackRoute(arms=(missing, here))}
+    )
+
+    assert {"gone", "half"} & set(cards(live)) == {"half"}
+    assert {"gone", "half"} <= set(cards(live, "/v1/models?all=true"))
 
 
 def test_a_card_tells_the_layer_mix(live):
