@@ -31,6 +31,7 @@ from service.serving.memory.device_memory import DeviceMemory
 from service.serving.memory.measured import MeasuredBytes
 from service.serving.memory.report import MemoryReport, ProcessUse, memory_report
 from service.serving.models.pool import Pool
+from service.serving.records.report import Reports
 from service.serving.requests.chat import ChatService
 from service.serving.requests.compare import CompareService
 from service.serving.requests.recorder import Recorder
@@ -59,6 +60,7 @@ class Application:
     torch_host: TorchHost
     writer: RecordWriter
     store: RecordStore
+    reports: Reports
     lock: FolderLock
 
     @asynccontextmanager
@@ -73,6 +75,7 @@ class Application:
         finally:
             await self.pool.aclose()
             await self.torch_host.aclose()
+            self.reports.close()
             lost = self.writer.close()
             self.store.close()
             self.lock.close()
@@ -156,12 +159,13 @@ def create_application(settings: Settings) -> Application:
     )
     recorder = Recorder(writer, [metrics], store_content=settings.store_content == "full")
     chat = ChatService(pool, recorder, gate, settings.routes)
+    reports = Reports(store, writer)
     services = Services(
         settings=settings,
         pool=pool,
         chat=chat,
         compare=CompareService(chat),
-        store=store,
+        reports=reports,
         sink=writer,
         render_metrics=metrics.render,
         runtime=lambda: torch_host.runtime,
@@ -175,6 +179,7 @@ def create_application(settings: Settings) -> Application:
         torch_host=torch_host,
         writer=writer,
         store=store,
+        reports=reports,
         lock=lock,
     )
 

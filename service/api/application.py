@@ -76,8 +76,7 @@ def create_api(services: Services) -> Litestar:
             "services": _constant(services),
             "fields": _constant(FieldCheck()),
             "description": _constant(Description(partial(describe, services.version))),
-            "store": _constant(services.store),
-            "sink": _constant(services.sink),
+            "reports": _constant(services.reports),
         },
         exception_handlers=EXCEPTION_HANDLERS,
         request_class=JsonRequest,
@@ -90,7 +89,7 @@ def create_api(services: Services) -> Litestar:
 
 def describe(version: str) -> dict[str, object]:
     """Build the OpenAPI document of all routes."""
-    names = ("services", "fields", "description", "store", "sink")
+    names = ("services", "fields", "description", "reports")
     api = Litestar(
         route_handlers=ROUTES,
         dependencies={name: _constant(None) for name in names},

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
-from service.core.ports import RecordSink, RecordStore
+from service.core.ports import RecordSink
 from service.core.runtime import Runtime
 from service.serving.memory.report import MemoryReport
 from service.serving.models.pool import Pool
+from service.serving.records.report import Reports
 from service.serving.requests.chat import ChatService
 from service.serving.requests.compare import CompareService
 from service.settings import Settings
@@ -23,7 +24,7 @@ class Services:
     pool: Pool
     chat: ChatService
     compare: CompareService
-    store: RecordStore
+    reports: Reports
     sink: RecordSink
     render_metrics: Callable[[], tuple[bytes, str]]
     """The page that Prometheus scrapes, and its content type."""

@@ -1,11 +1,12 @@
-"""Page cursors: where a page ended, as a token that means nothing to its bearer."""
+"""Page cursors: the position where a page ended, as an opaque token."""
 
 import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from service.core.errors import InvalidRequest
 from service.core.ports import RecordPage
@@ -13,14 +14,14 @@ from service.core.record import RequestRecord
 
 
 class Position(Struct, frozen=True, order=True, array_like=True):
-    """A record's place in the order of pages; total, since ids are unique."""
+    """Place of a record in the order of pages; a total order, since ids are unique."""
 
-    accepted_at_ns: int
+    accepted_at_ns: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
     request_id: str
 
     @classmethod
     def of(cls, record: RequestRecord) -> "Position":
-        """Where a record stands."""
+        """The position of a record."""
         return cls(record.accepted_at_ns, record.request_id)
 
 

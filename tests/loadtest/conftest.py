@@ -21,6 +21,7 @@ from service.api.records import record_handlers
 from service.core.events import StateBytes
 from service.core.metrics import derive
 from service.core.record import RequestRecord
+from service.serving.records.report import Reports
 from service.storage.memory import MemoryRecordStore
 from service.storage.writer import RecordWriter
 
@@ -132,11 +133,12 @@ def build(store: MemoryRecordStore, sink: RecordWriter) -> Litestar:
     async def models() -> dict[str, object]:
         return {"object": "list", "data": [{"id": model} for model in MODELS]}
 
+    reports = Reports(store, sink)
     return Litestar(
         [chat, models, *record_handlers],
+        on_shutdown=[reports.close],
         dependencies={
-            "store": Provide(lambda: store, sync_to_thread=False),
-            "sink": Provide(lambda: sink, sync_to_thread=False),
+            "reports": Provide(lambda: reports, sync_to_thread=False),
         },
         exception_handlers=EXCEPTION_HANDLERS,
     )

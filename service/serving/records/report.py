@@ -1,17 +1,17 @@
-"""What is read of the records: pages, one record, summaries, exports.
+"""Reports: pages, single records, summaries and exports of what was recorded.
 
 Each waits until everything submitted before is stored, so that a client reads its own requests.
 """
 
-import asyncio
 from collections.abc import Iterator
 
 from msgspec import Struct
 
 from service.core.errors import NotFound
 from service.core.ports import RecordFilter, RecordSink, RecordStore
-from service.core.summary import RecordSummary, summarize
+from service.core.summary import RecordSummary
 from service.serving.records.export import ExportFormat, export
+from service.serving.records.query_pool import QueryPool
 from service.serving.records.reported_record import ReportedRecord
 
 
@@ -24,36 +24,58 @@ class ReportedPage(Struct, frozen=True, kw_only=True):
 
 
 class Reports:
-    """Reads records of one store. Every method raises StoreUnavailable where that fails."""
+    """Reads records of one store. Every method raises StoreUnavailable where that fails.
+
+    Summaries have one thread, since a large one takes a core and some 90 MB for a moment.
+    """
 
     def __init__(self, store: RecordStore, sink: RecordSink) -> None:
         self._store = store
         self._sink = sink
+        self._pages = QueryPool("pages", threads=2, max_waiting=64)
+        self._summaries = QueryPool("summaries", threads=1, max_waiting=8)
+
+    @property
+    def summaries(self) -> int:
+        """Summaries that run or wait."""
+        return self._summaries.admitted
 
     async def page(self, where: RecordFilter, *, limit: int, cursor: str | None) -> ReportedPage:
-        """A page. Raises InvalidRequest for a cursor that is not one of ours."""
+        """A page. Raises InvalidRequest for a cursor that no page returned, or Overloaded."""
         await self._sink.flushed()
-        page = await asyncio.to_thread(self._store.page, where, limit=limit, cursor=cursor)
-        return ReportedPage(
-            data=tuple(map(ReportedRecord.of, page.records)), next_cursor=page.next_cursor
-        )
+
+        def read(_: object) -> ReportedPage:
+            page = self._store.page(where, limit=limit, cursor=cursor)
+            return ReportedPage(
+                data=tuple(map(ReportedRecord.of, page.records)), next_cursor=page.next_cursor
+            )
+
+        return await self._pages.run(read)
 
     async def record(self, request_id: str) -> ReportedRecord:
-        """One record. Raises NotFound."""
+        """One record. Raises NotFound or Overloaded."""
         await self._sink.flushed()
-        record = await asyncio.to_thread(self._store.get, request_id)
+        record = await self._pages.run(lambda _: self._store.get(request_id))
         if record is None:
             raise NotFound("There is no record of this request.", param="request_id")
         return ReportedRecord.of(record)
 
     async def summary(self, where: RecordFilter, *, window_ns: int | None) -> RecordSummary:
-        """Counts, sums and percentiles, in total and by model and window."""
+        """Counts, sums and percentiles, in total and by model and window.
+
+        Raises InvalidRequest for too many groups, or Overloaded.
+        """
         await self._sink.flushed()
-        return await asyncio.to_thread(
-            lambda: summarize(self._store.iterate(where), window_ns=window_ns)
+        return await self._summaries.run(
+            lambda cancelled: self._store.summary(where, window_ns=window_ns, cancelled=cancelled)
         )
 
     async def export(self, where: RecordFilter, form: ExportFormat) -> Iterator[bytes]:
         """Pieces of a file; reading each one blocks."""
         await self._sink.flushed()
         return export(self._store.iterate(where), form)
+
+    def close(self) -> None:
+        """Cancel what runs."""
+        self._pages.close()
+        self._summaries.close()

@@ -2,12 +2,15 @@
 
 import csv
 import io
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pyarrow.parquet
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from litestar import Litestar
 from litestar.di import Provide
 from litestar.testing import TestClient
@@ -16,6 +19,7 @@ from service.api.errors import EXCEPTION_HANDLERS
 from service.api.records import record_handlers
 from service.core.ports import RecordStore
 from service.core.record import RequestRecord
+from service.serving.records.report import Reports
 from service.storage import open_store
 from service.storage.writer import RecordWriter
 
@@ -40,11 +44,12 @@ def sink(store: RecordStore) -> Iterator[RecordWriter]:
 
 @pytest.fixture
 def client(store: RecordStore, sink: RecordWriter) -> Iterator[TestClient]:
+    reports = Reports(store, sink)
     app = Litestar(
         record_handlers,
+        on_shutdown=[reports.close],
         dependencies={
-            "store": Provide(lambda: store, sync_to_thread=False),
-            "sink": Provide(lambda: sink, sync_to_thread=False),
+            "reports": Provide(lambda: reports, sync_to_thread=False),
         },
         exception_handlers=EXCEPTION_HANDLERS,
     )
@@ -96,6 +101,10 @@ def test_filters_combine(client, sink, make_record: MakeRecord) -> None:
     assert [record["request_id"] for record in found] == ["c"]
 
 
+def cursor_of(*position: object) -> str:
+    return urlsafe_b64encode(msgspec.json.encode(position)).decode().rstrip("=")
+
+
 @pytest.mark.parametrize(
     ("query", "param"),
     [
@@ -107,6 +116,13 @@ def test_filters_combine(client, sink, make_record: MakeRecord) -> None:
         ({"since": "yesterday"}, "since"),
         ({"until": "2026-11-24T12:00:00"}, "until"),
         ({"stauts": "ok"}, "stauts"),
+        ({"since": "1" * 25}, "since"),
+        ({"since": "1" * 5000}, "since"),
+        ({"until": "0001-01-01T00:00:00Z"}, "until"),
+        ({"until": "0001-01-01T00:00:00+23:59"}, "until"),
+        ({"until": "9999-12-31T23:59:59Z"}, "until"),
+        ({"cursor": cursor_of(2**64, "r")}, "cursor"),
+        ({"cursor": cursor_of(-(2**63) - 1, "r")}, "cursor"),
     ],
 )
 def test_a_wrong_query_is_refused_by_name(client, query: dict[str, str], param: str) -> None:
@@ -131,10 +147,55 @@ def test_a_summary_counts_by_model_and_window(client, sink, make_record: MakeRec
     assert body["total"]["metrics"]["ttft_ms"]["p50"] == 23.0
 
 
-@pytest.mark.parametrize("window", ["0s", "1", "1.5s", "s", "-1s", "60S"])
+INSTANTS = (
+    st.text("0123456789-+:TZ. ", max_size=40)
+    | st.datetimes(timezones=st.timezones() | st.none()).map(lambda moment: moment.isoformat())
+    | st.integers(-(2**70), 2**70).map(str)
+)
+QUERIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "since": INSTANTS,
+        "until": INSTANTS,
+        "cursor": st.text(max_size=30)
+        | st.builds(cursor_of, st.integers(-(2**66), 2**66), st.text(max_size=8)),
+        "limit": st.integers(-(2**70), 2**70).map(str) | st.text(max_size=6),
+        "window": st.from_regex(r"[0-9]{1,7}[smhd]", fullmatch=True) | st.text(max_size=6),
+        "model": st.text(max_size=8),
+        "requested_model": st.text(max_size=8),
+    },
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(query=QUERIES)
+def test_no_query_is_an_error_of_ours(client, sink, make_record: MakeRecord, query) -> None:
+    """Whatever the parameters say, the answer is a page or summary, or 400 that names one."""
+    sink.submit(make_record("r"))
+
+    for path in ("/v1/records", "/v1/records/summary"):
+        answer = client.get(path, params=query)
+
+        assert answer.status_code in (200, 400), answer.text
+        if answer.status_code == 400:
+            assert answer.json()["error"]["param"] in query
+
+
+@pytest.mark.parametrize("window", ["0s", "1", "1.5s", "s", "-1s", "60S", "999999d"])
 def test_a_wrong_window_is_refused(client, window: str) -> None:
     """A window is a whole number of seconds, minutes, hours or days."""
     assert client.get("/v1/records/summary", params={"window": window}).status_code == 400
+
+
+def test_a_summary_of_too_many_groups_is_refused(client, sink, make_record: MakeRecord) -> None:
+    """A second's window over weeks of records would be an answer of megabytes."""
+    for n in range(2001):
+        sink.submit(make_record(f"r{n}", accepted_at_ns=n * SECOND_NS))
+
+    answer = client.get("/v1/records/summary", params={"window": "1s"})
+
+    assert answer.status_code == 400
+    assert "longer window" in answer.json()["error"]["message"]
 
 
 def test_json_lines_hold_whole_records(client, sink, make_record: MakeRecord) -> None:
