@@ -18,7 +18,7 @@ from model_registry.spec import ResolvedModel
 from service import __version__
 from service.api.application import create_api
 from service.api.services import Services
-from service.core.errors import ConfigError
+from service.core.errors import ConfigError, StoreUnavailable
 from service.core.ports import Engine, RecordStore
 from service.core.runtime import DeviceUse
 from service.core.sizes import human_bytes
@@ -66,7 +66,13 @@ class Application:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Recover records, begin to load models; at the end close engines, then the records."""
-        orphans = self.writer.start()
+        try:
+            orphans = self.writer.start()
+        except StoreUnavailable as error:
+            raise ConfigError(
+                f"{self.settings.data_dir}/records.db: {error} If the file is damaged, move it "
+                "away to begin a new log, or put a copy of it back"
+            ) from error
         if orphans:
             log.warning("%d requests were interrupted when the service last ended", orphans)
         try:
@@ -167,7 +173,7 @@ def create_application(settings: Settings) -> Application:
         compare=CompareService(chat),
         reports=reports,
         sink=writer,
-        render_metrics=metrics.render,
+        metrics_page=metrics.page,
         runtime=lambda: torch_host.runtime,
         memory=memory,
         version=__version__,

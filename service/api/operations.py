@@ -102,8 +102,8 @@ async def livez() -> Alive:
 
 @get("/metrics", summary="Prometheus metrics", tags=["operations"])
 async def prometheus_metrics(services: Deps) -> Response[bytes]:
-    """In the Prometheus text format."""
-    page, content_type = services.render_metrics()
+    """In the Prometheus text format, at most a second old."""
+    page, content_type = await services.metrics_page()
     return Response(page, media_type=content_type)
 
 

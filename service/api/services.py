@@ -26,7 +26,7 @@ class Services:
     compare: CompareService
     reports: Reports
     sink: RecordSink
-    render_metrics: Callable[[], tuple[bytes, str]]
+    metrics_page: Callable[[], Awaitable[tuple[bytes, str]]]
     """The page that Prometheus scrapes, and its content type."""
     runtime: Callable[[], Runtime]
     """What the models of this machine run on."""

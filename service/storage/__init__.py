@@ -1,6 +1,6 @@
 """Where records are kept."""
 
-from service.core.errors import ConfigError
+from service.core.errors import ConfigError, StoreUnavailable
 from service.core.ports import RecordStore
 
 
@@ -10,8 +10,8 @@ def open_store(url: str) -> RecordStore:
     A database is created or migrated when it is opened; a SQLite file's folder must exist.
 
     Raises:
-        ConfigError: The URL names no store, or the database was written by a newer release.
-        StoreUnavailable: The database cannot be reached.
+        ConfigError: The URL names no store, or the database cannot be opened, is damaged, or was
+            written by a newer release.
     """
     scheme = url.partition(":")[0].partition("+")[0]
     match scheme:
@@ -22,9 +22,20 @@ def open_store(url: str) -> RecordStore:
         case "sqlite" | "postgresql":
             from service.storage.store import SqlRecordStore
 
-            return SqlRecordStore(url)
+            try:
+                return SqlRecordStore(url)
+            except StoreUnavailable as error:
+                raise ConfigError(
+                    f"{_without_password(url)}: {error} If the file is damaged, move it away to "
+                    "begin a new log, or put a copy of it back"
+                ) from error
         case _:
             raise ConfigError(
                 f"record store {scheme!r} is not known; use sqlite:///FILE, postgresql+psycopg://… "
                 "or memory://"
             )
+
+
+def _without_password(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"

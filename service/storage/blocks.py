@@ -71,7 +71,8 @@ class Blocks:
         newest = connection.execute(
             select(_BLOCK.id, _BLOCK.row_count).order_by(_BLOCK.id.desc()).limit(1)
         ).first()
-        self._current, self._row_count = (newest.id, newest.row_count) if newest else (0, 0)
+        self._current: int = newest.id if newest else 0
+        self._row_count: int = newest.row_count if newest else 0
         if self._row_count >= BLOCK_ROWS:
             self._current, self._row_count = self._current + 1, 0
         not_packed = select(_BLOCK.id).where(~_BLOCK.packed, _BLOCK.id < self._current)
@@ -114,9 +115,12 @@ class Blocks:
         ready = min(self._full - opened, default=None)
         if ready is None:
             return None
-        return Block.of(
-            connection.execute(select(record_block).where(_BLOCK.id == ready)).mappings().one()
-        )
+        query = select(record_block).where(_BLOCK.id == ready)
+        block = Block.of(connection.execute(query).mappings().one())
+        if block.packed:  # its unpacking was rolled back
+            self._full.discard(ready)
+            return None
+        return block
 
     def packed(self, block: Block) -> None:
         """Note that a block's columns are in the database."""

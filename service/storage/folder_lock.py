@@ -1,4 +1,4 @@
-"""One service a data folder: a second would take the first one's running requests for orphans."""
+"""Lock of a data folder: a second service would take the first one's requests for orphans."""
 
 import fcntl
 import os
@@ -9,11 +9,18 @@ from service.core.errors import ConfigError
 
 
 class FolderLock:
-    """Held while the service runs; the kernel lets go of it however the process ends."""
+    """Held while the service runs; the kernel releases it however the process ends."""
 
     def __init__(self, folder: Path) -> None:
-        """Take the lock. Raises ConfigError if another process holds it."""
-        self._file = (folder / "triptych.lock").open("a+")
+        """Take the lock. Raises ConfigError if another process holds it or it cannot be opened."""
+        path = folder / "triptych.lock"
+        try:
+            self._file = path.open("a+", encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise ConfigError(
+                f"lock file {path} cannot be opened ({error.strerror}); remove it, or use another "
+                "folder with --data-dir"
+            ) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -35,5 +42,5 @@ class FolderLock:
         self.close()
 
     def close(self) -> None:
-        """Let go."""
+        """Release the lock."""
         self._file.close()

@@ -1,4 +1,4 @@
-"""Writes records from one thread: all that waits goes into one transaction, nothing is dropped."""
+"""Record writer: one thread that writes all waiting records in one transaction and drops none."""
 
 import asyncio
 import contextlib
@@ -8,49 +8,16 @@ import threading
 import time
 from collections import deque
 
-from msgspec import Struct
-
 from service.core.errors import StoreUnavailable
 from service.core.ports import RecordStore, WriterStats
 from service.core.record import RequestRecord
+from service.storage.write_queue import Flush, Row, Stop, held_bytes, refusable
 
 _log = logging.getLogger(__name__)
 
 _BATCH_ROWS = 200
-#: What a record takes in memory without its contents, measured generously.
-_ROW_BYTES = 2048
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 5.0
-
-
-class _Row(Struct, frozen=True):
-    record: RequestRecord
-    bytes: int
-
-
-class _Flush(Struct, frozen=True):
-    """Asks to be told once everything before it is on disk."""
-
-    loop: asyncio.AbstractEventLoop
-    done: asyncio.Future[None]
-
-    def settle(self, error: Exception | None = None) -> None:
-        """Wake the waiter; called from the writer's thread."""
-        # A loop that has ended meanwhile has nobody left to wake.
-        with contextlib.suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self._settle, error)
-
-    def _settle(self, error: Exception | None) -> None:
-        if self.done.done():
-            return
-        if error is None:
-            self.done.set_result(None)
-        else:
-            self.done.set_exception(error)
-
-
-class _Stop(Struct, frozen=True):
-    """Ends the thread once everything before it is on disk."""
 
 
 class RecordWriter:
@@ -73,15 +40,16 @@ class RecordWriter:
         self._max_rows = max_rows
         self._max_bytes = max_bytes
         self._max_lag_s = max_lag_s
-        self._queue: queue.SimpleQueue[_Row | _Flush | _Stop] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Row | Flush | Stop] = queue.SimpleQueue()
         # Taken off the queue and not yet done; touched by the thread alone.
-        self._backlog: deque[_Row | _Flush | _Stop] = deque()
+        self._backlog: deque[Row | Flush | Stop] = deque()
         self._lock = threading.Lock()
         # Submission times of the rows in queue and backlog, in the same order.
         self._submitted_ns: deque[int] = deque()
         self._queued_bytes = 0
         self._refused_rows = 0
         self._failing = False
+        self._compacting = True
         # How many of the next rows are written alone, after a batch that held a bad one.
         self._singly = 0
         self._written_rows = self._failed_writes = self._unwritable_rows = 0
@@ -96,7 +64,7 @@ class RecordWriter:
         return f"<RecordWriter [{state}, {rows}]>"
 
     def start(self) -> int:
-        """Interrupt the records that a dead service left open, then begin; how many there were."""
+        """Interrupt the records that a dead service left open and start; return how many."""
         orphans = self._store.interrupt_orphans()
         self._thread.start()
         return orphans
@@ -108,9 +76,9 @@ class RecordWriter:
             StoreUnavailable: Too many records wait and this one begins a request, so that the
                 request can still be refused. The end of an accepted request is always taken.
         """
-        row = _Row(record, _ROW_BYTES + _content_bytes(record))
+        row = Row(record, held_bytes(record))
         with self._lock:
-            if self._closing.is_set() or (self._full and _refusable(record)):
+            if self._closing.is_set() or (self._full and refusable(record)):
                 self._refused_rows += 1
                 raise self._unavailable()
             self._submitted_ns.append(time.monotonic_ns())
@@ -129,12 +97,12 @@ class RecordWriter:
             raise self._unavailable()
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        self._queue.put(_Flush(loop, done))
+        self._queue.put(Flush(loop, done))
         await done
 
     @property
     def healthy(self) -> bool:
-        """Whether records reach the disk; where not, no request should be admitted."""
+        """True while records reach the disk; admit no request otherwise."""
         return (
             self._thread.is_alive()
             and not self._failing
@@ -157,11 +125,11 @@ class RecordWriter:
         )
 
     def close(self, timeout_s: float = 10.0) -> int:
-        """Write what waits and end the thread; how many records are still not on disk."""
+        """Write what waits and end the thread; return how many records are not on disk."""
         with self._lock:
             self._deadline_ns = time.monotonic_ns() + int(timeout_s * 1e9)
             self._closing.set()
-        self._queue.put(_Stop())
+        self._queue.put(Stop())
         if self._thread.ident is not None:
             self._thread.join(timeout_s + 1)
         left = len(self._submitted_ns)
@@ -190,9 +158,10 @@ class RecordWriter:
         pause_s = _FIRST_PAUSE_S
         while True:
             if not self._backlog:
+                self._compact()
                 self._backlog.append(self._queue.get())
             self._gather()
-            if isinstance(self._backlog[0], _Stop):
+            if isinstance(self._backlog[0], Stop):
                 return
             if self._write_head():
                 pause_s = _FIRST_PAUSE_S
@@ -203,19 +172,31 @@ class RecordWriter:
                 time.sleep(_FIRST_PAUSE_S)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
+    def _compact(self) -> None:
+        """Let the store prepare records for summaries while nothing waits to be written."""
+        try:
+            while self._compacting and self._queue.empty() and self._store.compact():
+                pass
+        except StoreUnavailable as error:
+            _log.warning("records are not packed for summaries now: %s", error)
+        except Exception as error:  # noqa: BLE001 - records must still be written
+            # Summaries read the rows instead.
+            self._compacting = False
+            _log.error("records are not packed for summaries", exc_info=error)
+
     def _gather(self) -> None:
-        """Take all that waits."""
+        """Take everything that waits."""
         with contextlib.suppress(queue.Empty):
             while True:
                 self._backlog.append(self._queue.get_nowait())
 
-    def _head(self, max_rows: int) -> list[_Row | _Flush]:
+    def _head(self, max_rows: int) -> list[Row | Flush]:
         """The next rows, with every flush before the row after them."""
-        head: list[_Row | _Flush] = []
+        head: list[Row | Flush] = []
         rows = 0
         for item in self._backlog:
-            rows += isinstance(item, _Row)
-            if rows > max_rows or isinstance(item, _Stop):
+            rows += isinstance(item, Row)
+            if rows > max_rows or isinstance(item, Stop):
                 break
             head.append(item)
         return head
@@ -223,7 +204,7 @@ class RecordWriter:
     def _write_head(self) -> bool:
         """Write the head of the backlog; False if the store cannot be used now."""
         head = self._head(1 if self._singly else _BATCH_ROWS)
-        rows = [item for item in head if isinstance(item, _Row)]
+        rows = [item for item in head if isinstance(item, Row)]
         begun_ns = time.monotonic_ns()
         try:
             self._store.write([row.record for row in rows])
@@ -242,7 +223,7 @@ class RecordWriter:
         self._release(head, rows)
         return True
 
-    def _release(self, head: list[_Row | _Flush], rows: list[_Row]) -> None:
+    def _release(self, head: list[Row | Flush], rows: list[Row]) -> None:
         """Take written items out of the books and wake who waited for them."""
         with self._lock:
             for row in rows:
@@ -251,7 +232,7 @@ class RecordWriter:
         self._singly = max(0, self._singly - len(rows))
         for _ in head:
             item = self._backlog.popleft()
-            if isinstance(item, _Flush):
+            if isinstance(item, Flush):
                 item.settle()
 
     def _keep(self, error: StoreUnavailable) -> None:
@@ -262,25 +243,16 @@ class RecordWriter:
             _log.error("records cannot be written and are kept: %s", error)
         self._gather()
         for item in self._backlog:
-            if isinstance(item, _Flush):
+            if isinstance(item, Flush):
                 item.settle(self._unavailable())
-        self._backlog = deque(item for item in self._backlog if not isinstance(item, _Flush))
+        self._backlog = deque(item for item in self._backlog if not isinstance(item, Flush))
 
     def _recovered(self) -> None:
         if self._failing:
             self._failing = False
             _log.warning("records are written again")
 
-    def _reject(self, row: _Row, error: Exception) -> None:
+    def _reject(self, row: Row, error: Exception) -> None:
         self._unwritable_rows += 1
         # The error's text may hold what the record holds.
         _log.error("record %s cannot be stored: %s", row.record.request_id, type(error).__name__)
-
-
-def _content_bytes(record: RequestRecord) -> int:
-    return len(record.prompt_content or "") + len(record.completion_content or "")
-
-
-def _refusable(record: RequestRecord) -> bool:
-    """Whether nothing has been promised to the client yet."""
-    return record.phase == "accepted" or record.status == "refused"

@@ -1,5 +1,7 @@
-"""Numbers for Prometheus, named after vLLM's so that its dashboards need only another prefix."""
+"""Prometheus metrics, named after vLLM's so that its dashboards need only another prefix."""
 
+import asyncio
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import get_args
 
@@ -21,6 +23,7 @@ from service.core.ports import WriterStats
 from service.core.record import RequestRecord
 from service.telemetry.memory import ProcessMemory
 
+_MAX_AGE_NS = 1_000_000_000
 #: From a fast model on a GPU to a slow one on two cores; in seconds.
 _LATENCY_S = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 640,
@@ -54,6 +57,7 @@ class PrometheusMetrics:
         writer: Callable[[], WriterStats] | None = None,
         processes: Callable[[], Mapping[str, ProcessMemory]] = dict,
         memory: Callable[[], tuple[int, int]] | None = None,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """Count in a registry of its own; the arguments give the state at each scrape."""
         self._registry = CollectorRegistry()
@@ -75,7 +79,12 @@ class PrometheusMetrics:
         )
         self._generated: dict[str, int] = {}
         """Tokens of running requests that were counted already."""
-        self._registry.register(_Snapshot(models, writer, processes, memory))
+        self._snapshot = _Snapshot(models, writer, processes, memory)
+        self._registry.register(self._snapshot)
+        self._rendering = asyncio.Lock()
+        self._page = b""
+        self._rendered_ns: int | None = None
+        self._clock_ns = clock_ns
 
     def started(self, record: RequestRecord) -> None:  # noqa: ARG002 - the model is not known yet
         """Count a request in."""
@@ -99,9 +108,19 @@ class PrometheusMetrics:
         if record.status == "ok":
             self._observe(model, record, metrics)
 
-    def render(self) -> tuple[bytes, str]:
-        """The page that Prometheus scrapes, and its content type."""
-        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+    async def page(self) -> tuple[bytes, str]:
+        """The page that Prometheus scrapes, at most a second old, and its content type.
+
+        Rendered in a thread, where the memory of processes is read too: the kernel walks all pages
+        of a process for it, milliseconds for each GiB.
+        """
+        async with self._rendering:
+            now_ns = self._clock_ns()
+            if self._rendered_ns is None or now_ns - self._rendered_ns >= _MAX_AGE_NS:
+                self._snapshot.take()
+                self._page = await asyncio.to_thread(generate_latest, self._registry)
+                self._rendered_ns = now_ns
+        return self._page, CONTENT_TYPE_LATEST
 
     def _observe(self, model: str, record: RequestRecord, metrics: RequestMetrics) -> None:
         for field, histogram in self._times.items():
@@ -128,7 +147,7 @@ def _model_of(record: RequestRecord) -> str:
 
 
 class _Snapshot(Collector):
-    """What is read at the moment of a scrape."""
+    """State at the moment of a scrape: the loop's as it is taken, the processes' as rendered."""
 
     def __init__(
         self,
@@ -137,23 +156,32 @@ class _Snapshot(Collector):
         processes: Callable[[], Mapping[str, ProcessMemory]],
         memory: Callable[[], tuple[int, int]] | None,
     ) -> None:
-        self._models = models
-        self._writer = writer
-        self._processes = processes
-        self._memory = memory
+        self._read_models = models
+        self._read_writer = writer
+        self._read_processes = processes
+        self._read_memory = memory
+        self._models: list[ModelStatus] = []
+        self._writer: WriterStats | None = None
+        self._memory: tuple[int, int] | None = None
+
+    def take(self) -> None:
+        """Read what belongs to the event loop; to be called there."""
+        self._models = list(self._read_models())
+        self._writer = None if self._read_writer is None else self._read_writer()
+        self._memory = None if self._read_memory is None else self._read_memory()
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing in advance: a registry must not call its sources while it is built."""
+        """Describe nothing: a registry must not call its sources while it is built."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
         """Samples of the models, the writer and the processes."""
-        yield from _of_models(list(self._models()))
+        yield from _of_models(self._models)
         if self._writer is not None:
-            yield from _of_writer(self._writer())
-        yield from _of_processes(self._processes())
+            yield from _of_writer(self._writer)
+        yield from _of_processes(self._read_processes())
         if self._memory is not None:
-            yield from _of_memory(*self._memory())
+            yield from _of_memory(*self._memory)
 
 
 def _of_models(models: list[ModelStatus]) -> Iterator[Metric]:

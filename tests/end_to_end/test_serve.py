@@ -43,6 +43,19 @@ def test_a_second_service_on_one_data_folder_is_refused(echo_service):
     assert "in use by another service" in done.stderr
 
 
+def test_a_damaged_log_is_refused_in_one_line(tmp_path):
+    """The error names the file and what to do, where there was a traceback."""
+    (tmp_path / "records.db").write_bytes(b"not a database, " * 100)
+
+    done = serve("--port", "0", "--data-dir", str(tmp_path), "--preload", "none")
+
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("triptych: ")]
+    assert "records.db" in line
+    assert "move it away" in line
+    assert "Traceback" not in done.stderr
+
+
 def test_an_unknown_model_to_preload_is_refused(tmp_path):
     """The error names the model and the command that lists them."""
     done = serve("--port", "0", "--data-dir", str(tmp_path), "--preload", "no-such-model")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 from msgspec import Struct, structs
@@ -26,8 +27,11 @@ _ARROW = {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
 
 
 def csv(batches: Iterator[list[ReportedRecord]]) -> Iterator[bytes]:
-    """A CSV file with a header; unknown is an empty field, an empty text is `""`."""
-    return _written(batches, lambda sink: pyarrow.csv.CSVWriter(sink, SCHEMA))
+    """A CSV file with a header; unknown is an empty field, an empty text is `""`.
+
+    A text that a spreadsheet would run as a formula is preceded by `'`.
+    """
+    return _written(batches, lambda sink: pyarrow.csv.CSVWriter(sink, SCHEMA), _without_formulas)
 
 
 def parquet(batches: Iterator[list[ReportedRecord]]) -> Iterator[bytes]:
@@ -98,12 +102,27 @@ class _Sink:
 def _written(
     batches: Iterator[list[ReportedRecord]],
     writer_of: Callable[[_Sink], pyarrow.csv.CSVWriter | pyarrow.parquet.ParquetWriter],
+    prepare: Callable[[pa.RecordBatch], pa.RecordBatch] = lambda rows: rows,
 ) -> Iterator[bytes]:
     sink = _Sink()
     with writer_of(sink) as writer:
         yield sink.take()
         for batch in batches:
             rows = [to_row(record) for record in batch]
-            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
+            writer.write_batch(prepare(pa.RecordBatch.from_pylist(rows, schema=SCHEMA)))
             yield sink.take()
     yield sink.take()
+
+
+def _without_formulas(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Texts that begin as formulas do, made plain by a quote.
+
+    Ref: https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    columns = [
+        pyarrow.compute.replace_substring_regex(column, r"^([=+\-@\t\r])", r"'\1")
+        if pa.types.is_string(column.type)
+        else column
+        for column in rows.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=rows.schema)

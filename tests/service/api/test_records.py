@@ -222,6 +222,19 @@ def test_csv_has_a_header_and_unknown_is_empty(client, sink, make_record: MakeRe
     assert (row["error_code"], row["sampling"], row["dtype"]) == ("", '{"seed":1}', "bfloat16")
 
 
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r"])
+def test_csv_holds_no_formulas(client, sink, make_record: MakeRecord, first: str) -> None:
+    """A spreadsheet that opens the export runs nothing that a client wrote."""
+    evil = f"{first}HYPERLINK(1)"
+    sink.submit(make_record("r", requested_model=evil, client_request_id="a=b", arm=-1))
+
+    answer = client.get("/v1/records/export", params={"format": "csv"})
+
+    (row,) = csv.DictReader(io.StringIO(answer.text, newline=""))
+    assert (row["requested_model"], row["client_request_id"]) == (f"'{evil}", "a=b")
+    assert row["arm"] == "-1"
+
+
 def test_parquet_reads_back(client, sink, make_record: MakeRecord) -> None:
     """A Parquet export of several batches holds every record, filtered as asked."""
     for n in range(2500):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,24 @@ def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
 
     with pytest.raises(StoreUnavailable, match="not a database"):
         SqlRecordStore(f"sqlite:///{tmp_path}/records.db")
+
+
+@pytest.mark.parametrize("damage", [b"not a database, " * 100, None])
+def test_a_damaged_file_is_an_error_of_configuration(
+    tmp_path: Path, make_record: MakeRecord, damage: bytes | None
+) -> None:
+    """A start on a damaged log ends with one line that names the file and what to do."""
+    file = tmp_path / "records.db"
+    if damage is None:
+        with closing(SqlRecordStore(f"sqlite:///{file}")) as store:
+            store.write([make_record(f"r{n}") for n in range(100)])
+        damage = file.read_bytes()[:100] + b"\xff" * 30_000  # a valid header, and rubbish
+    file.write_bytes(damage)
+
+    with pytest.raises(ConfigError, match=r"records\.db: .* move it away") as caught:
+        open_store(f"sqlite:///{file}")
+
+    assert "\n" not in str(caught.value)
 
 
 def test_a_mistake_of_ours_shows_no_contents(

@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, func, select
 from support.waiting import wait_until
 
 from service.core.errors import StoreUnavailable
 from service.core.ports import RecordFilter
 from service.core.record import RequestRecord
-from service.storage import sqlite
+from service.storage import blocks, sqlite
 from service.storage.memory import MemoryRecordStore
 from service.storage.store import SqlRecordStore
+from service.storage.tables import record_block
+from service.storage.write_queue import held_bytes
 from service.storage.writer import RecordWriter
 
 MakeRecord = Callable[..., RequestRecord]
@@ -262,3 +264,31 @@ def test_nothing_waiting_is_flushed_at_once(gated, start) -> None:
     asyncio.run(start(gated).flushed())
 
     assert gated.batches == []
+
+
+@pytest.mark.parametrize("field", ["requested_model", "prompt_content", "route_reason"])
+def test_the_bound_counts_true_bytes(make_record: MakeRecord, field: str) -> None:
+    """Every text of a record counts, by what it takes in memory: a snake is four bytes."""
+    plain = held_bytes(make_record("r", **{field: ""}))
+
+    assert held_bytes(make_record("r", **{field: "🐍" * 1000})) >= plain + 4000
+
+
+def test_full_blocks_are_packed_while_nothing_waits(
+    tmp_path: Path, start: Callable[..., RecordWriter], make_record: MakeRecord, monkeypatch
+) -> None:
+    """Summaries find columns: the writer packs a block as soon as it is full and final."""
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 5)
+    store = SqlRecordStore(f"sqlite:///{tmp_path}/records.db")
+    writer = start(store)
+    for n in range(12):
+        writer.submit(make_record(f"r{n}"))
+        wait_until(lambda: writer.stats().queued_rows == 0)
+
+    def packed() -> int | None:
+        with store._engine.connect() as connection:
+            return connection.scalar(select(func.count()).where(record_block.c.packed))
+
+    wait_until(lambda: packed() == 2)
+    writer.close()
+    store.close()

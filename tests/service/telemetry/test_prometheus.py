@@ -1,9 +1,13 @@
 """The metrics page counts every request once and is documented."""
 
+import asyncio
+import threading
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
+from support.clock import Clock
 
 from model_registry.spec import ModelSpec
 from service.core.events import ModelMemory
@@ -28,12 +32,16 @@ STATS = WriterStats(
     healthy=True, queued_rows=3, queued_bytes=99, lag_s=0.5, written_rows=7, write_s=0.25,
     failed_writes=1, refused_rows=2, unwritable_rows=0,
 )  # fmt: skip
+DOCUMENTED = Path("docs/metrics.md").read_text(encoding="utf-8")
 MEMORY = ProcessMemory(rss_bytes=100, pss_bytes=None, peak_rss_bytes=120)
 
 
 def metrics() -> PrometheusMetrics:
     return PrometheusMetrics(
-        models=lambda: [MODEL], writer=lambda: STATS, processes=lambda: {"service": MEMORY}
+        models=lambda: [MODEL],
+        writer=lambda: STATS,
+        processes=lambda: {"service": MEMORY},
+        clock_ns=count(step=2 * 10**9).__next__,
     )
 
 
@@ -41,9 +49,13 @@ def finish(page: PrometheusMetrics, record: RequestRecord) -> None:
     page.finished(record, derive(record))
 
 
-def samples(page: PrometheusMetrics) -> dict[tuple[str, ...], float]:
+async def text_of(page: PrometheusMetrics) -> str:
+    return (await page.page())[0].decode()
+
+
+async def samples(page: PrometheusMetrics) -> dict[tuple[str, ...], float]:
     # Label values come in the order of the labels' names.
-    text = page.render()[0].decode()
+    text = await text_of(page)
     return {
         (sample.name, *dict(sorted(sample.labels.items())).values()): sample.value
         for family in text_string_to_metric_families(text)
@@ -51,80 +63,80 @@ def samples(page: PrometheusMetrics) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_tokens_are_counted_as_they_come_and_once(make_record: MakeRecord) -> None:
+async def test_tokens_are_counted_as_they_come_and_once(make_record: MakeRecord) -> None:
     """What came before the end is not counted again at the end; what was not told is."""
     page = metrics()
     running = make_record("r", phase="accepted", status="running", completion_tokens=None)
     page.started(running)
     page.generated(running, 3)
     page.generated(running, 4)
-    assert samples(page)["triptych_generation_tokens_total", "m"] == 7
+    assert (await samples(page))["triptych_generation_tokens_total", "m"] == 7
 
     finish(page, make_record("r", completion_tokens=10))
     finish(page, make_record("other", completion_tokens=5))
-    assert samples(page)["triptych_generation_tokens_total", "m"] == 15
+    assert (await samples(page))["triptych_generation_tokens_total", "m"] == 15
 
 
-def test_a_request_is_in_flight_until_it_finishes(make_record: MakeRecord) -> None:
+async def test_a_request_is_in_flight_until_it_finishes(make_record: MakeRecord) -> None:
     """Started counts in, finished counts out and adds one request of its status."""
     page = metrics()
     page.started(make_record("r", phase="accepted", status="running", model=None))
-    assert samples(page)["triptych_requests_in_flight",] == 1
+    assert (await samples(page))["triptych_requests_in_flight",] == 1
 
     finish(page, make_record("r"))
 
-    found = samples(page)
+    found = await samples(page)
     assert found["triptych_requests_in_flight",] == 0
     assert found["triptych_requests_total", "m", "ok"] == 1
 
 
-def test_tokens_and_bytes_add_up(make_record: MakeRecord) -> None:
+async def test_tokens_and_bytes_add_up(make_record: MakeRecord) -> None:
     """Counters grow by what each record says, for cut-off requests too."""
     page = metrics()
     finish(page, make_record("a"))
     finish(page, make_record("b", status="cancelled", completion_tokens=3))
 
-    found = samples(page)
+    found = await samples(page)
     assert found["triptych_generation_tokens_total", "m"] == 13
     assert found["triptych_prompt_tokens_total", "m"] == 24
     assert found["triptych_generation_bytes_total", "m"] == 90
 
 
-def test_times_are_seconds_of_whole_answers(make_record: MakeRecord) -> None:
+async def test_times_are_seconds_of_whole_answers(make_record: MakeRecord) -> None:
     """Histograms hold the derived times in seconds, and only of requests that ended well."""
     page = metrics()
     finish(page, make_record("a", variant="int8"))
     finish(page, make_record("b", variant="int8", status="cancelled"))
 
-    found = samples(page)
+    found = await samples(page)
     assert found["triptych_time_to_first_token_seconds_sum", "m:int8"] == 0.023
     assert found["triptych_time_per_output_token_seconds_sum", "m:int8"] == 0.01
     assert found["triptych_e2e_request_latency_seconds_count", "m:int8"] == 1
 
 
-def test_unknown_state_is_not_observed(make_record: MakeRecord) -> None:
+async def test_unknown_state_is_not_observed(make_record: MakeRecord) -> None:
     """State that is None adds nothing; state that is 0 counts as 0."""
     page = metrics()
     finish(page, make_record("a"))
 
-    found = samples(page)
+    found = await samples(page)
     assert found["triptych_request_state_bytes_count", "ssm_state", "m"] == 1
     assert found["triptych_request_state_bytes_sum", "attention_kv", "m"] == 4096
     assert ("triptych_request_state_bytes_count", "window_kv", "m") not in found
 
 
-def test_a_client_cannot_make_series(make_record: MakeRecord) -> None:
+async def test_a_client_cannot_make_series(make_record: MakeRecord) -> None:
     """The model that a client invented is in no label."""
     page = metrics()
     finish(page, make_record("r", model=None, requested_model="invented", status="refused"))
 
-    assert b"invented" not in page.render()[0]
-    assert samples(page)["triptych_requests_total", "", "refused"] == 1
+    assert "invented" not in await text_of(page)
+    assert (await samples(page))["triptych_requests_total", "", "refused"] == 1
 
 
-def test_models_are_read_at_the_scrape() -> None:
+async def test_models_are_read_at_the_scrape() -> None:
     """Running, waiting, usage, state and memory are those of the moment."""
-    found = samples(metrics())
+    found = await samples(metrics())
 
     assert found["triptych_num_requests_running", "m:int8"] == 2
     assert found["triptych_num_requests_waiting", "m:int8"] == 3
@@ -135,9 +147,9 @@ def test_models_are_read_at_the_scrape() -> None:
     assert ("triptych_model_memory_bytes", "slots", "m:int8") not in found
 
 
-def test_the_writer_and_processes_are_read_at_the_scrape() -> None:
+async def test_the_writer_and_processes_are_read_at_the_scrape() -> None:
     """Queue, lag and process memory are shown; what is unknown is left out."""
-    found = samples(metrics())
+    found = await samples(metrics())
 
     assert found["triptych_log_queue_rows",] == 3
     assert found["triptych_log_lag_seconds",] == 0.5
@@ -146,24 +158,54 @@ def test_the_writer_and_processes_are_read_at_the_scrape() -> None:
     assert ("triptych_process_memory_bytes", "pss", "service") not in found
 
 
-def test_every_metric_is_documented(make_record: MakeRecord) -> None:
+async def test_every_metric_is_documented(make_record: MakeRecord) -> None:
     """docs/metrics.md names each metric of the page."""
     page = metrics()
     finish(page, make_record("r"))
-    documented = Path("docs/metrics.md").read_text(encoding="utf-8")
-
     names = {
         family.name + ("_total" if family.type == "counter" else "")
-        for family in text_string_to_metric_families(page.render()[0].decode())
+        for family in text_string_to_metric_families(await text_of(page))
         if not family.name.endswith("_created")
     }
 
-    assert {name for name in names if f"`{name}`" not in documented} == set()
+    assert {name for name in names if f"`{name}`" not in DOCUMENTED} == set()
 
 
-def test_two_pages_do_not_share_counts(make_record: MakeRecord) -> None:
+async def test_two_pages_do_not_share_counts(make_record: MakeRecord) -> None:
     """Each instance has a registry of its own: no state lives in the module."""
     one, other = metrics(), metrics()
     finish(one, make_record("r"))
 
-    assert ("triptych_requests_total", "m", "ok") not in samples(other)
+    assert ("triptych_requests_total", "m", "ok") not in (await samples(other))
+
+
+async def test_the_page_is_rendered_beside_the_event_loop() -> None:
+    """Reading a process's pages takes milliseconds for each GiB: no stream waits for that."""
+    threads = []
+
+    def processes() -> dict[str, ProcessMemory]:
+        threads.append(threading.current_thread())
+        return {"service": MEMORY}
+
+    await PrometheusMetrics(processes=processes).page()
+
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+async def test_a_page_is_made_once_a_second() -> None:
+    """Many scrapers cost as much as one."""
+    clock, reads = Clock(0), []
+
+    def processes() -> dict[str, ProcessMemory]:
+        reads.append(clock.now)
+        return {}
+
+    page = PrometheusMetrics(processes=processes, clock_ns=clock)
+    await asyncio.gather(*(page.page() for _ in range(5)))
+    clock.now = 999_999_999
+    await page.page()
+    clock.now = 1_000_000_000
+    await page.page()
+
+    assert reads == [0, 1_000_000_000]
