@@ -2,10 +2,13 @@
 
 import csv
 import io
+import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import msgspec
 import pyarrow.parquet
 import pytest
@@ -14,9 +17,11 @@ from hypothesis import strategies as st
 from litestar import Litestar
 from litestar.di import Provide
 from litestar.testing import TestClient
+from support.waiting import wait_until
 
 from service.api.errors import EXCEPTION_HANDLERS
 from service.api.records import record_handlers
+from service.core.errors import QueryCancelled
 from service.core.ports import RecordStore
 from service.core.record import RequestRecord
 from service.serving.records.report import Reports
@@ -272,3 +277,36 @@ def test_records_that_cannot_be_flushed_are_unavailable(client, sink, make_recor
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "store_unavailable"
     assert answer.headers["retry-after"]
+
+
+def until_cancelled(where, *, window_ns, cancelled):
+    while not cancelled():
+        time.sleep(0.001)
+    raise QueryCancelled("nobody waits")
+
+
+def test_a_summary_ends_with_its_client(live, monkeypatch) -> None:
+    """Clients that leave free the thread, however many they are, and chats go on."""
+    reports = live.application.reports
+    monkeypatch.setattr(live.application.store, "summary", until_cancelled)
+    for _ in range(3):
+        with pytest.raises(httpx.ReadTimeout):
+            live.get("/v1/records/summary", timeout=0.1)
+    wait_until(lambda: reports.summaries == 0)
+    assert live.chat().status_code == 200
+
+
+def test_summaries_beyond_the_bound_are_refused(live, monkeypatch) -> None:
+    """One runs, eight wait; the next is told when to try again."""
+    reports = live.application.reports
+    monkeypatch.setattr(live.application.store, "summary", until_cancelled)
+    path = f"{live.base_url}/v1/records/summary"
+    with ThreadPoolExecutor(9) as clients:
+        waiting = [clients.submit(httpx.get, path, timeout=1) for _ in range(9)]
+        wait_until(lambda: reports.summaries == 9)
+        answer = live.get("/v1/records/summary")
+        assert all(isinstance(one.exception(), httpx.ReadTimeout) for one in waiting)
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
+    assert answer.headers["retry-after"] == "1"
+    wait_until(lambda: reports.summaries == 0)
