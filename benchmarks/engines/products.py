@@ -40,14 +40,15 @@ def measure(folder: Path, threads: int) -> list[dict[str, float]]:
     """Milliseconds of a pass over all matrices, by the number of rows."""
     import torch
 
+    from service.torch_host.compiled.formats.floats import BFLOAT16
     from service.torch_host.compiled.ops.linear import linear
     from service.torch_host.compiled.packing import pack
-    from service.torch_host.compiled.program import Field, Kind, Program
+    from service.torch_host.compiled.program import Field, Program
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     wanted = shapes(json.loads((folder / "config.json").read_text()))
-    program = Program(Kind.BFLOAT16, max_tokens=max(ROWS), threads=threads)
+    program = Program(BFLOAT16, max_tokens=max(ROWS), threads=threads)
     prepacked, inputs = [], {}
     for outputs, width in wanted:
         matrix = torch.randn(outputs, width).mul_(0.02).bfloat16()

@@ -13,16 +13,16 @@ from model_registry.spec import ResolvedModel
 from service.core.events import ModelBuild
 from service.torch_host.compiled.architectures import ASSEMBLERS
 from service.torch_host.compiled.blocks.assembly import Assembly
+from service.torch_host.compiled.formats.floats import BFLOAT16, FLOAT32
+from service.torch_host.compiled.formats.format import Matrix
+from service.torch_host.compiled.formats.registry import VARIANTS
 from service.torch_host.compiled.ops.attention import QUERY_TOKENS, SPLIT_TOKENS
-from service.torch_host.compiled.program import Field, Kind, Matrix, Program
+from service.torch_host.compiled.program import Field, Program
 from service.torch_host.compiled.states import Slots
 from service.torch_host.slot_model import SlotModel
 
 #: Most tokens of one pass: longer prompts take several.
 PASS_TOKENS: Final = 512
-
-#: How the matrices of a quantization are stored; a GGUF file's have their own kinds.
-_MATRICES: Final = {"int8": Kind.INT8, "int4": Kind.GROUPED4}
 
 
 class CompiledModel(SlotModel):
@@ -46,8 +46,8 @@ class CompiledModel(SlotModel):
         text = network.config.get_text_config(decoder=True)
         super().__init__(text, resolved, build, slots=slots)
         self._pass_tokens = max(slots, PASS_TOKENS)
-        kind = Kind.FLOAT32 if network.dtype is torch.float32 else Kind.BFLOAT16
-        matrices = _MATRICES.get(resolved.quantization or "", kind)
+        kind = FLOAT32 if network.dtype is torch.float32 else BFLOAT16
+        matrices = VARIANTS.get(resolved.quantization or "")
         self._program = Program(
             kind,
             matrices=matrices,

@@ -18,61 +18,11 @@ import torch
 from numba import cfunc
 
 from service.torch_host.compiled.codegen.cpu_features import LLVM_VERSION
-from service.torch_host.compiled.codegen.quantized_tiles import GROUP, SMALL_GROUP
 from service.torch_host.compiled.codegen.scalars import FAST
 from service.torch_host.compiled.codegen.thread_team import KERNEL, Instructions
-
-_ALIGNMENT: Final = 64
-
-
-class Uncompilable(ValueError):
-    """A shape or function that no kernel has; transformers' own code may still run the model."""
-
-
-class Kind(IntEnum):
-    """How the operands of a matrix product are stored."""
-
-    FLOAT32 = 0
-    BFLOAT16 = 1
-    INT8 = 2
-    """Matrices only, from here on, and what is multiplied with them."""
-    GROUPED4 = 3
-    """4 bits, with a float16 scale and minimum for every 32 inputs of an output."""
-    GROUPED8 = 4
-    """The same of 8 bits."""
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of an element that is not quantized."""
-        return 4 if self is Kind.FLOAT32 else 2
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Torch's name for an element that is not quantized."""
-        return torch.float32 if self is Kind.FLOAT32 else torch.bfloat16
-
-    @property
-    def group(self) -> int:
-        """Inputs whose activations share a scale, 0 if they are not quantized."""
-        return {Kind.INT8: GROUP, Kind.GROUPED4: SMALL_GROUP, Kind.GROUPED8: SMALL_GROUP}.get(
-            self, 0
-        )
-
-    @property
-    def inputs_per_step(self) -> int:
-        """Inputs of a tile's step, if all steps hold them."""
-        return {Kind.FLOAT32: 1, Kind.BFLOAT16: 2, Kind.INT8: 4}[self]
-
-    def steps(self, inputs: int) -> int:
-        """Steps of a tile along so many inputs."""
-        groups = -(-inputs // (self.group or 1))
-        match self:
-            case Kind.GROUPED4 | Kind.GROUPED8:
-                return groups * (5 if self is Kind.GROUPED4 else 9)
-            case Kind.INT8:
-                return groups * self.group // self.inputs_per_step
-            case _:
-                return inputs // self.inputs_per_step
+from service.torch_host.compiled.formats.format import Format, Matrix
+from service.torch_host.compiled.memory import ALIGNMENT, aligned, aligned_bytes
+from service.torch_host.compiled.uncompilable import Uncompilable
 
 
 class Field(IntEnum):
@@ -149,18 +99,6 @@ class Buffer(NamedTuple):
         return Buffer(self.address + first * element_bytes, self.stride, width)
 
 
-class Matrix(NamedTuple):
-    """A packed matrix as a program holds it, and as it may be stored."""
-
-    kind: Kind
-    inputs: int
-    outputs: int
-    stream: torch.Tensor
-    """Bytes in the order of a product's reading."""
-    scales: torch.Tensor | None
-    """Of the outputs, float32, if the matrix is int8."""
-
-
 def bits(value: float) -> int:
     """A float32 as an operand."""
     return int(struct.unpack("<i", struct.pack("<f", value))[0])
@@ -171,18 +109,18 @@ class Program:
 
     def __init__(
         self,
-        kind: Kind,
+        kind: Format,
         *,
         max_tokens: int,
         threads: int,
-        matrices: Kind | None = None,
+        matrices: Format | None = None,
         stored: Iterable[Matrix] | None = None,
     ) -> None:
         self.kind = kind
         """Of keys and values, and of what enters a matrix product."""
         self.matrices = kind if matrices is None else matrices
         """Of the matrices that bear another kind."""
-        self.embeddings = Kind.INT8 if self.matrices is Kind.GROUPED4 else self.matrices
+        self.embeddings = self.matrices.embeddings or self.matrices
         """Of the tokens' embeddings and of what logits are made with: never fewer than 8 bits."""
         self.packed: list[Matrix] = []
         """All matrices, in the order in which they were packed."""
@@ -209,7 +147,7 @@ class Program:
         """Room for rows of each token; the same room each time it is asked for by the same name."""
         key = (name, width, element_bytes, rows_per_token)
         if key not in self._buffers:
-            stride = _aligned(width * element_bytes)
+            stride = aligned(width * element_bytes)
             storage = aligned_bytes(stride * self.max_tokens * rows_per_token)
             self._buffers[key] = Buffer(storage.data_ptr(), stride, width), storage
         return self._buffers[key][0]
@@ -222,7 +160,7 @@ class Program:
 
     def scratch(self, size_bytes: int) -> None:
         """See to it that every thread has this much room of its own."""
-        self._scratch_bytes = max(self._scratch_bytes, _aligned(size_bytes))
+        self._scratch_bytes = max(self._scratch_bytes, aligned(size_bytes))
 
     def hold(self, tensor: torch.Tensor) -> int:
         """Keep a contiguous tensor as long as the program; its address.
@@ -259,10 +197,10 @@ class Program:
 
     def finish(self) -> None:
         """No more instructions come."""
-        scratch = aligned_bytes(max(self._scratch_bytes, _ALIGNMENT) * self.threads)
+        scratch = aligned_bytes(max(self._scratch_bytes, ALIGNMENT) * self.threads)
         self._held.append(scratch)
         self.head[Field.SCRATCH] = scratch.data_ptr()
-        self.head[Field.SCRATCH_BYTES] = max(self._scratch_bytes, _ALIGNMENT)
+        self.head[Field.SCRATCH_BYTES] = max(self._scratch_bytes, ALIGNMENT)
         self._instructions = Instructions(self._kernels, self._operands, threads=self.threads)
 
     def run(self, *, alone: bool = False) -> None:
@@ -275,14 +213,3 @@ class Program:
         """Bytes of all buffers; the system provides those that a batch has touched."""
         buffers = sum(storage.nbytes for _, storage in self._buffers.values())
         return buffers + self._scratch_bytes * self.threads
-
-
-def aligned_bytes(count: int) -> torch.Tensor:
-    """Uninitialized memory that begins at a cache line."""
-    storage = torch.empty(count + _ALIGNMENT, dtype=torch.uint8)
-    skipped = -storage.data_ptr() % _ALIGNMENT
-    return storage[skipped : skipped + count]
-
-
-def _aligned(count: int) -> int:
-    return -(-count // _ALIGNMENT) * _ALIGNMENT

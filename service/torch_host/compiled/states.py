@@ -7,13 +7,9 @@ import numpy as np
 import torch
 
 from service.core.events import StateBytes
+from service.torch_host.compiled.memory import aligned_bytes
 from service.torch_host.compiled.ops.attention import KEY_TOKENS, Heads, padded_size
-from service.torch_host.compiled.program import (
-    GROUP_FIELDS,
-    Field,
-    Program,
-    aligned_bytes,
-)
+from service.torch_host.compiled.program import GROUP_FIELDS, Field, Program
 
 _FIRST_TOKENS: Final = 64
 

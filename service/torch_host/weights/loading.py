@@ -23,8 +23,10 @@ from service.core.events import ModelBuild
 from service.engines.torch.protocol.messages import KernelChoice, LoadProgress
 from service.torch_host.compiled.architectures import covered
 from service.torch_host.compiled.codegen.cpu_features import KERNEL_PATH as COMPILED
+from service.torch_host.compiled.formats.format import Matrix
+from service.torch_host.compiled.formats.registry import VARIANTS
 from service.torch_host.compiled.model import CompiledModel
-from service.torch_host.compiled.program import Matrix, Uncompilable
+from service.torch_host.compiled.uncompilable import Uncompilable
 from service.torch_host.eager.model import EagerModel
 from service.torch_host.slot_model import SlotModel
 from service.torch_host.weights import packed_file
@@ -152,7 +154,7 @@ def read_packed(
 
 def check(resolved: ResolvedModel) -> None:
     """Raises ModelNotReady if the model is of a kind that is not served."""
-    if resolved.quantization not in (None, "int8", "int4", "gguf"):
+    if resolved.quantization is not None and resolved.quantization not in VARIANTS:
         raise ModelNotReady(
             f"{resolved.id}: the torch engine has no {resolved.quantization} kernels; "
             f"use {resolved.spec.id}"

@@ -9,7 +9,9 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import torch
 from safetensors import TensorSpec, serialize_file
 
-from service.torch_host.compiled.program import Kind, Matrix, aligned_bytes
+from service.torch_host.compiled.formats.format import Format, Matrix
+from service.torch_host.compiled.formats.registry import format_of
+from service.torch_host.compiled.memory import aligned_bytes
 
 _CHUNK_BYTES: Final = 1 << 24
 _DTYPES: Final = {
@@ -53,7 +55,7 @@ def write(path: Path, matrices: Sequence[Matrix], network: Mapping[str, torch.Te
         )
         for name, tensor in tensors.items()
     }
-    kinds = [(int(matrix.kind), matrix.inputs, matrix.outputs) for matrix in matrices]
+    kinds = [(matrix.kind.code, matrix.inputs, matrix.outputs) for matrix in matrices]
     serialize_file(specs, str(path), {"matrices": json.dumps(kinds)})
 
 
@@ -105,18 +107,25 @@ def _pieces(file: BinaryIO, storage: torch.Tensor) -> Iterator[memoryview]:
         yield piece
 
 
+def _format(code: int) -> Format:
+    kind = format_of(code)
+    if kind is None:
+        raise Damaged(f"a matrix has a format of no meaning here: {code}")
+    return kind
+
+
 def _sorted_out(
     tensors: Mapping[str, torch.Tensor], kinds: Sequence[tuple[int, int, int]]
 ) -> PackedWeights:
     matrices = [
         Matrix(
-            Kind(kind),
+            _format(code),
             inputs,
             outputs,
             tensors[f"{_STREAM}{index:05}"],
             tensors.get(f"{_SCALES}{index:05}"),
         )
-        for index, (kind, inputs, outputs) in enumerate(kinds)
+        for index, (code, inputs, outputs) in enumerate(kinds)
     ]
     network = {
         name.removeprefix(_NETWORK): tensor

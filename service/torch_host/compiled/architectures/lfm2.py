@@ -5,9 +5,10 @@ from typing import Any
 from service.torch_host.compiled.blocks.assembly import Assembly
 from service.torch_host.compiled.blocks.attention import add_attention
 from service.torch_host.compiled.blocks.rotary import angles_of
+from service.torch_host.compiled.formats.floats import FLOAT32
 from service.torch_host.compiled.ops.convolution import convolution
 from service.torch_host.compiled.ops.gates import Activation, gate
-from service.torch_host.compiled.program import Buffer, Kind
+from service.torch_host.compiled.program import Buffer
 
 
 def assemble_lfm2(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transformers' modules
@@ -36,7 +37,7 @@ def _add_convolution(a: Assembly, x: Buffer, mixer: Any) -> None:  # noqa: ANN40
     before, after = both.columns(0, width), both.columns(width, width)
     inputs = program.buffer("inputs of convolution", width)
     written = both.columns(2 * width, width)
-    gate(program, before, written, inputs, Activation.IDENTITY, kind=Kind.FLOAT32)
+    gate(program, before, written, inputs, Activation.IDENTITY, kind=FLOAT32)
     convolved = program.buffer("convolved", width)
     state = a.slots.convolution(weight.shape[0], weight.shape[1], weight.dtype)
     convolution(program, inputs, convolved, weight, mixer.conv.bias, state, silu=False)

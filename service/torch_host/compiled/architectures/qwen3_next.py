@@ -16,7 +16,8 @@ from service.torch_host.compiled.ops.experts import Routing
 from service.torch_host.compiled.ops.gated_norm import gated_norm
 from service.torch_host.compiled.ops.gates import Activation, activation_named, gate
 from service.torch_host.compiled.packing import Packed
-from service.torch_host.compiled.program import Buffer, Uncompilable
+from service.torch_host.compiled.program import Buffer
+from service.torch_host.compiled.uncompilable import Uncompilable
 
 
 def assemble_qwen3_next(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transformers' modules

@@ -6,10 +6,12 @@ import torch
 from torch.nn import functional
 
 from service.torch_host.compiled.blocks.assembly import Assembly, free
+from service.torch_host.compiled.formats.floats import BFLOAT16
 from service.torch_host.compiled.ops.convolution import convolution
 from service.torch_host.compiled.ops.gates import Activation, activation_named
 from service.torch_host.compiled.ops.selective_scan import Norms, select, selective_scan
-from service.torch_host.compiled.program import Buffer, Kind, Uncompilable
+from service.torch_host.compiled.program import Buffer
+from service.torch_host.compiled.uncompilable import Uncompilable
 
 
 def add_mixer(
@@ -32,7 +34,7 @@ def add_mixer(
     state = a.slots.recurrent(channels, states)
     hidden = program.buffer("convolved", channels)
     rounded = None
-    if program.kind is Kind.BFLOAT16:
+    if program.kind is BFLOAT16:
         rounded = program.operand_buffer("convolved operand", channels)
     convolution(
         program,

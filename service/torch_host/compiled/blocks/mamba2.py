@@ -9,7 +9,8 @@ from service.torch_host.compiled.blocks.assembly import Assembly
 from service.torch_host.compiled.ops.convolution import convolution
 from service.torch_host.compiled.ops.gated_norm import gated_norm
 from service.torch_host.compiled.ops.ssd import ssd
-from service.torch_host.compiled.program import Buffer, Uncompilable
+from service.torch_host.compiled.program import Buffer
+from service.torch_host.compiled.uncompilable import Uncompilable
 
 
 class Multipliers(NamedTuple):

@@ -19,7 +19,8 @@ from service.torch_host.compiled.codegen.scalars import (
     to_bf16,
     uint16s,
 )
-from service.torch_host.compiled.program import Buffer, Field, Kernel, Kind, Program
+from service.torch_host.compiled.formats.format import Format
+from service.torch_host.compiled.program import Buffer, Field, Kernel, Program
 
 #: The least largest value of a group that is divided by it: 127 over less may overflow.
 _SMALLEST: Final = np.float32(1e-36)
@@ -97,7 +98,7 @@ def _quantize(address, thread, threads):
 def quantized(
     program: Program,
     x: Buffer,
-    kind: Kind,
+    kind: Format,
     *,
     rows: Field = Field.TOKENS,
     rows_per_token: int = 1,
@@ -108,7 +109,7 @@ def quantized(
     loses what the small values say where a few are large, as they are in language models
     (arXiv 2208.07339).
     """
-    size = kind.group
+    size = kind.group_inputs
     if not size:
         return x
     groups = -(-x.width // size)

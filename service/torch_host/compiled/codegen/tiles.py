@@ -10,8 +10,7 @@ from typing import Any
 from numba import njit, types
 from numba.extending import intrinsic
 
-from service.torch_host.compiled.codegen.quantized_tiles import Grouped4Tile, Grouped8Tile, Int8Tile
-from service.torch_host.compiled.codegen.tile_writers import BFloat16Tile, Float32Tile, Tile
+from service.torch_host.compiled.codegen.tile_writers import Tile
 
 
 def _tile(writer: Tile) -> Callable[..., Any]:
@@ -33,7 +32,7 @@ def _tile(writer: Tile) -> Callable[..., Any]:
     return run
 
 
-def _tiled(kind: type[Tile]) -> Callable[..., Any]:
+def tiled(kind: type[Tile]) -> Callable[..., Any]:
     """A compiled function like a tile, for any number of rows and panels, its last operands."""
     of = {
         (rows, panels): _tile(kind(rows, panels)) for rows in (1, 2, 4, 6) for panels in (1, 2, 4)
@@ -77,35 +76,3 @@ def _tiled(kind: type[Tile]) -> Callable[..., Any]:
             of_one(x, xs, at, ps, ss, steps, own, to, os, scale, add, rows)
 
     return run
-
-
-_float32_tiles = _tiled(Float32Tile)
-_bfloat16_tiles = _tiled(BFloat16Tile)
-_int8_tiles = _tiled(Int8Tile)
-_grouped4_tiles = _tiled(Grouped4Tile)
-_grouped8_tiles = _tiled(Grouped8Tile)
-
-
-@njit
-def multiply_floats(kind, x, xs, w, ps, ss, steps, scales, out, os, scale, add, rows, panels):
-    """`multiply` of what is not quantized."""
-    if kind == 1:
-        _bfloat16_tiles(x, xs, w, ps, ss, steps, scales, out, os, scale, add, rows, panels)
-    else:
-        _float32_tiles(x, xs, w, ps, ss, steps, scales, out, os, scale, add, rows, panels)
-
-
-@njit
-def multiply(kind, x, xs, w, ps, ss, steps, scales, out, os, scale, add, rows, panels):
-    """A tile for operands of a `Kind`, for any number of rows and panels.
-
-    The kind is an operand because numba keeps no machine code of functions made in functions.
-    """
-    if kind == 4:
-        _grouped8_tiles(x, xs, w, ps, ss, steps, scales, out, os, scale, add, rows, panels)
-    elif kind == 3:
-        _grouped4_tiles(x, xs, w, ps, ss, steps, scales, out, os, scale, add, rows, panels)
-    elif kind == 2:
-        _int8_tiles(x, xs, w, ps, ss, steps, scales, out, os, scale, add, rows, panels)
-    else:
-        multiply_floats(kind, x, xs, w, ps, ss, steps, scales, out, os, scale, add, rows, panels)

@@ -23,16 +23,10 @@ from service.torch_host.compiled.codegen.scalars import (
     to_bf16,
     uint16s,
 )
-from service.torch_host.compiled.codegen.tiles import multiply_floats
+from service.torch_host.compiled.formats.registry import multiply_floats
 from service.torch_host.compiled.ops.norms import rms_norm_row
-from service.torch_host.compiled.program import (
-    Buffer,
-    Field,
-    Kernel,
-    Program,
-    Uncompilable,
-    bits,
-)
+from service.torch_host.compiled.program import Buffer, Field, Kernel, Program, bits
+from service.torch_host.compiled.uncompilable import Uncompilable
 
 #: Tokens of a segment whose queries are scored together.
 QUERY_TOKENS: Final = 8

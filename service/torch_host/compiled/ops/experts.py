@@ -25,7 +25,8 @@ from service.torch_host.compiled.codegen.scalars import (
 )
 from service.torch_host.compiled.ops.linear import multiply_panels
 from service.torch_host.compiled.packing import Packed
-from service.torch_host.compiled.program import Buffer, Kernel, Program, Uncompilable, bits
+from service.torch_host.compiled.program import Buffer, Kernel, Program, bits
+from service.torch_host.compiled.uncompilable import Uncompilable
 
 
 class Scoring(IntEnum):

@@ -6,7 +6,9 @@ from numba import njit, types
 
 from service.torch_host.compiled.codegen.operand import put_operand
 from service.torch_host.compiled.codegen.scalars import FAST, exp, float32s, int64s, sigmoid
-from service.torch_host.compiled.program import Buffer, Kernel, Kind, Program, Uncompilable
+from service.torch_host.compiled.formats.format import Format
+from service.torch_host.compiled.program import Buffer, Kernel, Program
+from service.torch_host.compiled.uncompilable import Uncompilable
 
 
 class Activation(IntEnum):
@@ -110,7 +112,7 @@ def gate(
     *,
     openings: Buffer | None = None,
     rows_per_token: int = 1,
-    kind: Kind | None = None,
+    kind: Format | None = None,
 ) -> None:
     """`out = function(gates) * values * sigmoid(opening)`; without values only the function.
 

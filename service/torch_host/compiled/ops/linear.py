@@ -5,14 +5,10 @@ from numba import njit, types
 from service.torch_host.compiled.codegen.operand import quantized
 from service.torch_host.compiled.codegen.scalars import (
     float32s,
-    from_bf16,
-    from_f16,
     int64s,
     number,
-    uint8s,
-    uint16s,
 )
-from service.torch_host.compiled.codegen.tiles import multiply
+from service.torch_host.compiled.formats.registry import multiply, read_row
 from service.torch_host.compiled.packing import Packed
 from service.torch_host.compiled.program import Buffer, Field, Kernel, Program, bits
 
@@ -174,23 +170,6 @@ def head(program: Program, x: Buffer, weight: Packed, *, scale: float = 1.0) -> 
     )
 
 
-@njit
-def _embed_grouped(at, jump, lane, target, width, kind, scale):
-    """A row of a grouped matrix that begins at a lane of its first step."""
-    steps = 5 if kind == 3 else 9
-    for group in range((width + 31) // 32):
-        head, first = at - lane * 4 + group * steps * jump, at + (group * steps + 1) * jump
-        factor = from_f16(uint16s(head)[lane]) * scale
-        least = from_f16(uint16s(head)[16 + lane]) * scale
-        for i in range(min(32, width - group * 32)):
-            if kind == 3:
-                both = uint8s(first + i // 8 * jump)[i % 4]
-                code = types.float32(both & 15 if i % 8 < 4 else both >> 4)
-            else:
-                code = types.float32(uint8s(first + i // 4 * jump)[i % 4])
-            target[group * 32 + i] = code * factor + least
-
-
 @Kernel
 def _embed(address, thread, threads):
     p = int64s(address)
@@ -203,20 +182,7 @@ def _embed(address, thread, threads):
         group = panel // 4
         jump = min(4, panels - group * 4) * 64
         at = w + group * 4 * steps * 64 + (panel - group * 4) * 64 + lane * 4
-        target = float32s(out + token * stride)
-        if kind >= 3:
-            _embed_grouped(at, jump, lane, target, width, kind, scale)
-        elif kind == 2:
-            factor = float32s(scales)[ids[token]] * scale
-            for i in range(width):
-                stored = types.float32(uint8s(at + i // 4 * jump)[i % 4])
-                target[i] = (stored - types.float32(128.0)) * factor
-        elif kind == 1:
-            for i in range(width):
-                target[i] = from_bf16(uint16s(at + i // 2 * jump)[i % 2]) * scale
-        else:
-            for i in range(width):
-                target[i] = float32s(at + i * jump)[0] * scale
+        read_row(kind, at, jump, lane, out + token * stride, width, scale, scales, ids[token])
 
 
 def embed(program: Program, weight: Packed, out: Buffer, *, scale: float = 1.0) -> None:

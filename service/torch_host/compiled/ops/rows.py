@@ -2,7 +2,8 @@
 
 from service.torch_host.compiled.codegen.operand import put_operand
 from service.torch_host.compiled.codegen.scalars import int64s
-from service.torch_host.compiled.program import Buffer, Kernel, Kind, Program
+from service.torch_host.compiled.formats.floats import FLOAT32
+from service.torch_host.compiled.program import Buffer, Kernel, Program
 
 
 @Kernel
@@ -16,7 +17,7 @@ def _move(address, thread, threads):
 
 def move(program: Program, x: Buffer, out: Buffer) -> None:
     """`out = x`, both float32."""
-    program.add(_move, x.address, x.stride, x.width, out.address, out.stride, Kind.FLOAT32)
+    program.add(_move, x.address, x.stride, x.width, out.address, out.stride, FLOAT32)
 
 
 def as_operand(program: Program, x: Buffer, name: str) -> Buffer:

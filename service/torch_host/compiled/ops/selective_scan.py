@@ -11,7 +11,8 @@ from service.torch_host.compiled.codegen.operand import put_operand
 from service.torch_host.compiled.codegen.scalars import FAST, float32s, int64s, number
 from service.torch_host.compiled.ops.norms import rms_norm_row
 from service.torch_host.compiled.ops.selective_step import step, turn
-from service.torch_host.compiled.program import Buffer, Kernel, Program, Uncompilable, bits
+from service.torch_host.compiled.program import Buffer, Kernel, Program, bits
+from service.torch_host.compiled.uncompilable import Uncompilable
 
 #: Channels that one thread advances together: a row's part is then worth fetching.
 _CHANNELS: Final = 64

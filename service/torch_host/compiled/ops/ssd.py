@@ -30,7 +30,8 @@ from service.torch_host.compiled.codegen.lanes import (
     store,
 )
 from service.torch_host.compiled.codegen.scalars import FAST, exp, float32s, int64s, number
-from service.torch_host.compiled.program import Buffer, Kernel, Program, Uncompilable, bits
+from service.torch_host.compiled.program import Buffer, Kernel, Program, bits
+from service.torch_host.compiled.uncompilable import Uncompilable
 
 #: Rows of a state that a step of many tokens advances together, so that B and C are loaded once.
 _ROWS: Final = 4

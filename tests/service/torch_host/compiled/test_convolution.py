@@ -7,8 +7,10 @@ import torch
 from support.one_pass import filled, rows, run
 from torch.nn import functional
 
+from service.torch_host.compiled.formats.floats import BFLOAT16, FLOAT32
+from service.torch_host.compiled.formats.format import Format
 from service.torch_host.compiled.ops.convolution import convolution
-from service.torch_host.compiled.program import Kind, Program
+from service.torch_host.compiled.program import Program
 
 SLOTS, TOKENS = 4, 60
 SEGMENTS = ((2, 37), (0, 1), (3, 20), (1, 2))
@@ -53,7 +55,7 @@ class Layer:
         silu: bool = True,
         bias: bool = True,
         threads: int = 1,
-        kind: Kind = Kind.FLOAT32,
+        kind: Format = FLOAT32,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Results, results as operands, and the state after several passes in succession."""
         channels = len(self.weight)
@@ -99,7 +101,7 @@ def test_bias_and_activation_are_optional(silu, bias):
     torch.testing.assert_close(out, expected)
 
 
-@pytest.mark.parametrize("kind", [Kind.FLOAT32, Kind.BFLOAT16])
+@pytest.mark.parametrize("kind", [FLOAT32, BFLOAT16])
 def test_operand_is_the_result(kind):
     """What a product reads is the result as that product stores it."""
     out, operand, _ = Layer(80, 4, torch.float32).found([SEGMENTS], kind=kind)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from service.torch_host.compiled.formats.floats import FLOAT32
 from service.torch_host.compiled.ops.delta_rule import delta_rule
-from service.torch_host.compiled.program import Buffer, Field, Kind, Program
+from service.torch_host.compiled.program import Buffer, Field, Program
 
 SLOTS = 4
 SHAPES = {
@@ -31,7 +32,7 @@ class Layer:
         self.dt_bias = torch.rand(self.heads, generator=draw)
         self.state = torch.randn(SLOTS, self.heads, self.size, self.value_size, generator=draw)
         self.kept = self.state.clone()
-        self._program = Program(Kind.FLOAT32, max_tokens=tokens, threads=threads)
+        self._program = Program(FLOAT32, max_tokens=tokens, threads=threads)
         self._inputs = [
             self._program.buffer(name, values.shape[1])
             for name, values in (("mixed", self.mixed), ("a", self.a), ("b", self.b))

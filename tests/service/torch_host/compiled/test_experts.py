@@ -10,18 +10,21 @@ from transformers.models.phimoe.modeling_phimoe import sparsemixer
 
 from service.torch_host.compiled.blocks.assembly import Assembly
 from service.torch_host.compiled.blocks.experts import add_experts, mixed_experts
+from service.torch_host.compiled.formats.floats import BFLOAT16, FLOAT32
+from service.torch_host.compiled.formats.format import Format
+from service.torch_host.compiled.formats.int8 import INT8
 from service.torch_host.compiled.ops.experts import Routing, Scoring, route
 from service.torch_host.compiled.ops.gates import Activation
-from service.torch_host.compiled.program import Buffer, Field, Kind, Program
+from service.torch_host.compiled.program import Buffer, Field, Program
 from service.torch_host.compiled.states import Slots
 
 TOKENS, WIDTH, HIDDEN, EXPERTS = 21, 32, 24, 8
 CONFIG = SimpleNamespace(hidden_size=WIDTH)
 #: What an operand is, what a matrix is, and how far the results may be from those in float32.
 EXACT, HALF, BYTES = (
-    (Kind.FLOAT32, Kind.FLOAT32, 1e-5),
-    (Kind.BFLOAT16, Kind.BFLOAT16, 0.02),
-    (Kind.BFLOAT16, Kind.INT8, 0.06),
+    (FLOAT32, FLOAT32, 1e-5),
+    (BFLOAT16, BFLOAT16, 0.02),
+    (BFLOAT16, INT8, 0.06),
 )
 KINDS = pytest.mark.parametrize("kinds", [EXACT, HALF, BYTES], ids=["float32", "bfloat16", "int8"])
 ROUTING, SILU = Routing(EXPERTS, 2, normalized=True), Activation.SILU
@@ -49,7 +52,7 @@ def run(program: Program, tokens: int) -> None:
 
 def routed(logits: torch.Tensor, routing: Routing) -> tuple[torch.Tensor, torch.Tensor]:
     """Choices and weights, each (tokens, top_k)."""
-    program = Program(Kind.FLOAT32, max_tokens=len(logits), threads=2)
+    program = Program(FLOAT32, max_tokens=len(logits), threads=2)
     found = route(program, filled(program, "logits", logits), routing)
     run(program, len(logits))
     return rows(program, found.choices, torch.int64), rows(program, found.weights, torch.float32)
@@ -134,7 +137,7 @@ def computed(
     x: torch.Tensor,
     modules: tuple[Any, Any],
     *,
-    kinds: tuple[Kind, Kind, float] = EXACT,
+    kinds: tuple[Format, Format, float] = EXACT,
     threads: int = 1,
     scale: float | None = 1.0,
 ) -> torch.Tensor:

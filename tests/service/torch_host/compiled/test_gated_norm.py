@@ -6,9 +6,11 @@ from support.one_pass import filled, rows, run
 from torch.nn.functional import gelu, silu
 from transformers.models.falcon_h1.modeling_falcon_h1 import FalconH1RMSNormGated
 
+from service.torch_host.compiled.formats.floats import BFLOAT16, FLOAT32
+from service.torch_host.compiled.formats.format import Format
 from service.torch_host.compiled.ops.gated_norm import gated_norm
 from service.torch_host.compiled.ops.gates import Activation, gate
-from service.torch_host.compiled.program import Kind, Program
+from service.torch_host.compiled.program import Program
 
 TOKENS, WIDTH, EPS = 9, 96, 1e-5
 
@@ -33,7 +35,7 @@ def normed(
     gates: torch.Tensor,
     weight: torch.Tensor | None,
     *,
-    kind: Kind = Kind.FLOAT32,
+    kind: Format = FLOAT32,
     **options: object,
 ) -> torch.Tensor:
     program = Program(kind, max_tokens=TOKENS, threads=2)
@@ -87,7 +89,7 @@ def test_gates_are_scaled_before_their_function(x, gates, weight):
 
 def test_the_result_is_an_operand(x, gates, weight):
     """Products of bfloat16 read it rounded once."""
-    found = normed(x, gates, weight, kind=Kind.BFLOAT16)
+    found = normed(x, gates, weight, kind=BFLOAT16)
 
     expected = rms_norm(x * silu(gates), weight, 1)
     torch.testing.assert_close(found.float(), expected, atol=1e-6, rtol=2**-8)
@@ -96,7 +98,7 @@ def test_the_result_is_an_operand(x, gates, weight):
 def test_gelu_is_the_exact_one(x, gates):
     """Zamba2's MLPs open with the error function, at both ends of its range too."""
     gates[0] = torch.linspace(-30, 30, WIDTH)
-    program = Program(Kind.FLOAT32, max_tokens=TOKENS, threads=2)
+    program = Program(FLOAT32, max_tokens=TOKENS, threads=2)
     out = program.operand_buffer("out", WIDTH)
     opened, values = filled(program, "gates", gates), filled(program, "x", x)
     gate(program, opened, values, out, Activation.GELU)

@@ -12,9 +12,12 @@ from model_registry.sources.packed import PACKED_FORMAT
 from service.torch_host.compiled.codegen import quantized_tiles, tiles
 from service.torch_host.compiled.codegen.quantized_tiles import Grouped4Tile, Grouped8Tile, Int8Tile
 from service.torch_host.compiled.codegen.tile_writers import Tile
+from service.torch_host.compiled.formats.floats import BFLOAT16, FLOAT32
+from service.torch_host.compiled.formats.grouped import GROUPED4, GROUPED8
+from service.torch_host.compiled.formats.int8 import INT8
 from service.torch_host.compiled.ops.linear import embed, linear
 from service.torch_host.compiled.packing import Packed, pack
-from service.torch_host.compiled.program import Field, Kind, Program
+from service.torch_host.compiled.program import Field, Program
 from service.torch_host.compiled.quantized import Groups, attach, by_group, by_output
 
 OUTPUTS, INPUTS, ROWS = 200, 96, 13
@@ -48,7 +51,7 @@ def rounded_activations() -> torch.Tensor:
 
 def product(groups: Groups) -> torch.Tensor:
     """The activations times a packed matrix."""
-    program = Program(Kind.FLOAT32, max_tokens=ROWS, threads=1)
+    program = Program(FLOAT32, max_tokens=ROWS, threads=1)
     weight = pack(program, [weight_with(groups)])
     out = program.buffer("out", weight.outputs)
     linear(program, one_pass.filled(program, "x", activations()), weight, out)
@@ -93,14 +96,14 @@ def tile_of(kind: type[Tile], x: torch.Tensor, weight: Packed) -> torch.Tensor:
 @pytest.mark.parametrize("kind", [Int8Tile, Grouped4Tile, Grouped8Tile])
 def test_processors_without_products_of_8_bits_sum_the_same(kind, monkeypatch):
     """Where the instruction is missing, sums are the same whole numbers: not a bit differs."""
-    program = Program(Kind.FLOAT32, matrices=Kind.INT8, max_tokens=1, threads=1)
+    program = Program(FLOAT32, matrices=INT8, max_tokens=1, threads=1)
     draw = torch.Generator().manual_seed(3)
     weight = torch.randn(16, 128, generator=draw)
     if kind is not Int8Tile:
         groups = by_group(weight)._replace(code_bits=kind.code_bits)
         attach(weight, lambda: groups)
     packed = pack(program, [weight])
-    x = rows_of(torch.randn(2, 128, generator=draw), packed.kind.group)
+    x = rows_of(torch.randn(2, 128, generator=draw), packed.kind.group_inputs)
     expected = tile_of(kind, x, packed)
 
     monkeypatch.setattr(quantized_tiles, "has_int8_dot", lambda: False)
@@ -112,7 +115,7 @@ def test_processors_without_products_of_8_bits_sum_the_same(kind, monkeypatch):
 def test_embeddings_are_the_codes_values(code_bits):
     """A row that is read out of a packed matrix is the row that was packed, to the bit."""
     groups = grouped(code_bits)
-    program = Program(Kind.FLOAT32, max_tokens=OUTPUTS, threads=1)
+    program = Program(FLOAT32, max_tokens=OUTPUTS, threads=1)
     out = program.buffer("out", INPUTS)
     embed(program, pack(program, [weight_with(groups)]), out)
     program.finish()
@@ -158,7 +161,7 @@ def test_inputs_that_are_no_whole_groups_and_constant_groups_are_kept():
 
 def test_a_grouped_matrix_takes_five_bits_a_weight():
     """The bytes that a program reports are the codes and their scales."""
-    program = Program(Kind.FLOAT32, matrices=Kind.GROUPED4, max_tokens=1, threads=1)
+    program = Program(FLOAT32, matrices=GROUPED4, max_tokens=1, threads=1)
     pack(program, [torch.randn(128, 256)])
 
     assert program.weights_bytes == 128 * 256 * 5 // 8
@@ -166,27 +169,27 @@ def test_a_grouped_matrix_takes_five_bits_a_weight():
 
 def test_embeddings_of_a_4_bit_program_have_8():
     """Logits and embeddings never have fewer than 8 bits."""
-    program = Program(Kind.BFLOAT16, matrices=Kind.GROUPED4, max_tokens=1, threads=1)
+    program = Program(BFLOAT16, matrices=GROUPED4, max_tokens=1, threads=1)
 
-    assert program.embeddings is Kind.INT8
+    assert program.embeddings is INT8
     assert by_output(torch.tensor([[1.0, -1.0]])).codes.tolist() == [[255, 1]]
 
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        (Kind.INT8, "5fe511dab09caf44"),
-        (Kind.GROUPED4, "10d6e1d918c7d6f6"),
-        (Kind.GROUPED8, "e8aba89bcbfb7a39"),
+        (INT8, "5fe511dab09caf44"),
+        (GROUPED4, "10d6e1d918c7d6f6"),
+        (GROUPED8, "e8aba89bcbfb7a39"),
     ],
 )
 def test_a_change_of_layout_raises_the_format_of_files(kind, expected):
     """Packed weights on disk are these bytes: who changes them raises PACKED_FORMAT too."""
-    program = Program(Kind.FLOAT32, matrices=Kind.INT8, max_tokens=1, threads=1)
+    program = Program(FLOAT32, matrices=INT8, max_tokens=1, threads=1)
     whole = torch.arange(80 * 64).view(80, 64) * 37 % 251
     weight = (whole - 125).float() / 64
-    if kind is not Kind.INT8:
-        bits = 4 if kind is Kind.GROUPED4 else 8
+    if kind is not INT8:
+        bits = 4 if kind is GROUPED4 else 8
         scales = (whole[:, :2] + 1).half()
         groups = Groups((whole % 2**bits).to(torch.uint8), scales, -scales, bits)
         attach(weight, lambda: groups)

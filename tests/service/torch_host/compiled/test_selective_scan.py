@@ -7,13 +7,15 @@ import torch
 from support.one_pass import filled, rows, run
 from torch.nn import functional
 
+from service.torch_host.compiled.formats.floats import BFLOAT16, FLOAT32
+from service.torch_host.compiled.formats.format import Format
 from service.torch_host.compiled.ops.selective_scan import (
     Norms,
     Selected,
     select,
     selective_scan,
 )
-from service.torch_host.compiled.program import Kind, Program
+from service.torch_host.compiled.program import Program
 
 SLOTS, TOKENS = 4, 60
 SEGMENTS = ((2, 37), (0, 1), (3, 20), (1, 2))
@@ -56,7 +58,7 @@ class Layer:
         self,
         passes: Sequence[Sequence[tuple[int, int]]],
         *,
-        kind: Kind = Kind.FLOAT32,
+        kind: Format = FLOAT32,
         threads: int = 1,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Results and the state after several passes in succession."""
@@ -105,7 +107,7 @@ def test_results_are_rounded_for_a_product():
     layer = Layer(208, 16)
 
     exact, _ = layer.found([SEGMENTS])
-    rounded, _ = layer.found([SEGMENTS], kind=Kind.BFLOAT16)
+    rounded, _ = layer.found([SEGMENTS], kind=BFLOAT16)
     assert torch.equal(rounded, exact.bfloat16())
 
 
@@ -161,7 +163,7 @@ def test_channels_are_whole_vectors():
         Layer(24, 16).found([SEGMENTS])
 
 
-@pytest.mark.parametrize("kind", [Kind.FLOAT32, Kind.BFLOAT16])
+@pytest.mark.parametrize("kind", [FLOAT32, BFLOAT16])
 @pytest.mark.parametrize("rank", [5, 48])
 @pytest.mark.parametrize("normed", ["not", "without weights", "with weights"])
 def test_selection(kind, rank, normed):
@@ -185,7 +187,7 @@ def test_selection(kind, rank, normed):
             for part, weight in zip(parts, weights, strict=True)
         ]
     delta = rows(program, found.delta, kind.dtype)
-    tolerance = {"atol": 0.02, "rtol": 0.01} if kind is Kind.BFLOAT16 else {}
+    tolerance = {"atol": 0.02, "rtol": 0.01} if kind is BFLOAT16 else {}
     torch.testing.assert_close(delta[:, :rank].float(), parts[0], **tolerance)
     assert not delta[:, rank:].any()
     start = (found.inputs.address - filled(program, "x", x[:0]).address) // 4

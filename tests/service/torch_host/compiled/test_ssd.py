@@ -9,8 +9,9 @@ import torch
 from support.one_pass import filled, rows, run
 from torch.nn import functional
 
+from service.torch_host.compiled.formats.floats import FLOAT32
 from service.torch_host.compiled.ops.ssd import ssd
-from service.torch_host.compiled.program import Field, Kind, Program
+from service.torch_host.compiled.program import Field, Program
 
 SLOTS, TOKENS = 4, 90
 SEGMENTS = ((2, 66), (0, 1), (3, 20), (1, 3))
@@ -75,7 +76,7 @@ class Layer:
         prefilling: bool = True,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Results and the state after several passes in succession."""
-        program = Program(Kind.FLOAT32, max_tokens=TOKENS, threads=threads)
+        program = Program(FLOAT32, max_tokens=TOKENS, threads=threads)
         inputs = {"x": self.x, "b": self.b, "c": self.c, "dt": self.dt}
         buffers = {name: program.buffer(name, part.shape[1]) for name, part in inputs.items()}
         out, state = program.buffer("out", self.x.shape[1]), self.state.clone()
