@@ -40,10 +40,11 @@ def measure(folder: Path, threads: int) -> list[dict[str, float]]:
     """Milliseconds of a pass over all matrices, by the number of rows."""
     import torch
 
+    from service.torch_host.compiled import batch
     from service.torch_host.compiled.formats.floats import BFLOAT16
     from service.torch_host.compiled.ops.linear import linear
     from service.torch_host.compiled.packing import pack
-    from service.torch_host.compiled.program import Field, Program
+    from service.torch_host.compiled.program import Program
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -70,7 +71,7 @@ def measure(folder: Path, threads: int) -> list[dict[str, float]]:
             )
 
     def tiles(rows: int) -> None:
-        program.head[Field.TOKENS] = rows
+        program.head[batch.TOKENS] = rows
         program.run()
 
     table = []

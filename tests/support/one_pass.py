@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from service.torch_host.compiled.program import Buffer, Field, Program
+from service.torch_host.compiled import batch
+from service.torch_host.compiled.kernel import Buffer
+from service.torch_host.compiled.program import Program
 
 
 def rows(program: Program, buffer: Buffer, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -26,6 +28,6 @@ def run(program: Program, segments: Sequence[tuple[int, int]]) -> None:
     slots = np.array([slot for slot, _ in segments], dtype=np.int64)
     firsts = np.cumsum([0, *(tokens for _, tokens in segments)], dtype=np.int64)
     head = program.head
-    head[Field.TOKENS], head[Field.SEGMENTS] = firsts[-1], len(segments)
-    head[Field.ROWS], head[Field.FIRST_TOKENS] = slots.ctypes.data, firsts.ctypes.data
+    head[batch.TOKENS], head[batch.SEGMENTS] = firsts[-1], len(segments)
+    head[batch.ROWS], head[batch.FIRST_TOKENS] = slots.ctypes.data, firsts.ctypes.data
     program.run()

@@ -11,13 +11,14 @@ from transformers import PreTrainedModel
 
 from model_registry.spec import ResolvedModel
 from service.core.events import ModelBuild
+from service.torch_host.compiled import batch
 from service.torch_host.compiled.architectures import ASSEMBLERS
 from service.torch_host.compiled.blocks.assembly import Assembly
 from service.torch_host.compiled.formats.floats import BFLOAT16, FLOAT32
 from service.torch_host.compiled.formats.format import Matrix
 from service.torch_host.compiled.formats.registry import VARIANTS
 from service.torch_host.compiled.ops.attention import QUERY_TOKENS, SPLIT_TOKENS
-from service.torch_host.compiled.program import Field, Program
+from service.torch_host.compiled.program import Program
 from service.torch_host.compiled.states import Slots
 from service.torch_host.slot_model import SlotModel
 
@@ -64,15 +65,15 @@ class CompiledModel(SlotModel):
         self._arrays = {
             field: np.zeros(self._pass_tokens + 1, dtype=np.int64)
             for field in (
-                Field.TOKEN_IDS,
-                Field.POSITIONS,
-                Field.SEGMENT_OF_TOKENS,
-                Field.FIRST_TOKENS,
-                Field.ROWS,
-                Field.LOGITS_TOKENS,
-                Field.LONG_ROPES,
-                Field.BLOCK_FIRSTS,
-                Field.BLOCK_TOKENS,
+                batch.TOKEN_IDS,
+                batch.POSITIONS,
+                batch.SEGMENT_OF_TOKENS,
+                batch.FIRST_TOKENS,
+                batch.ROWS,
+                batch.LOGITS_TOKENS,
+                batch.LONG_ROPES,
+                batch.BLOCK_FIRSTS,
+                batch.BLOCK_TOKENS,
             )
         }
         for field, array in self._arrays.items():
@@ -132,32 +133,32 @@ class CompiledModel(SlotModel):
             for begin in range(0, count, QUERY_TOKENS)
         ]
         wanted = range(len(ids)) if every_logit else [end - 1 for end in firsts[1:]]
-        self._fill(Field.TOKEN_IDS, ids)
-        self._fill(Field.POSITIONS, np.arange(len(ids)) - np.repeat(firsts[:-1], counts))
-        self._arrays[Field.POSITIONS][: len(ids)] += np.repeat(starts, counts)
-        self._fill(Field.SEGMENT_OF_TOKENS, np.repeat(np.arange(len(slots)), counts))
-        self._fill(Field.LONG_ROPES, np.repeat(longs, counts))
-        self._fill(Field.FIRST_TOKENS, firsts)
-        self._fill(Field.ROWS, slots)
-        self._fill(Field.BLOCK_FIRSTS, [first for first, _ in blocks])
-        self._fill(Field.BLOCK_TOKENS, [tokens for _, tokens in blocks])
-        self._fill(Field.LOGITS_TOKENS, wanted)
+        self._fill(batch.TOKEN_IDS, ids)
+        self._fill(batch.POSITIONS, np.arange(len(ids)) - np.repeat(firsts[:-1], counts))
+        self._arrays[batch.POSITIONS][: len(ids)] += np.repeat(starts, counts)
+        self._fill(batch.SEGMENT_OF_TOKENS, np.repeat(np.arange(len(slots)), counts))
+        self._fill(batch.LONG_ROPES, np.repeat(longs, counts))
+        self._fill(batch.FIRST_TOKENS, firsts)
+        self._fill(batch.ROWS, slots)
+        self._fill(batch.BLOCK_FIRSTS, [first for first, _ in blocks])
+        self._fill(batch.BLOCK_TOKENS, [tokens for _, tokens in blocks])
+        self._fill(batch.LOGITS_TOKENS, wanted)
         logits = torch.empty(len(wanted), self._logits_width, dtype=torch.float32)
         longest = max(map(add, starts, counts))
         splits = -(-longest // SPLIT_TOKENS)
         head = self._program.head
-        head[Field.TOKENS] = len(ids)
-        head[Field.SEGMENTS] = len(slots)
-        head[Field.PREFILLING] = prefilling
-        head[Field.LOGITS_ROWS] = len(wanted)
-        head[Field.LOGITS] = logits.data_ptr()
-        head[Field.BLOCKS] = len(blocks)
+        head[batch.TOKENS] = len(ids)
+        head[batch.SEGMENTS] = len(slots)
+        head[batch.PREFILLING] = prefilling
+        head[batch.LOGITS_ROWS] = len(wanted)
+        head[batch.LOGITS] = logits.data_ptr()
+        head[batch.BLOCKS] = len(blocks)
         # A prefill has queries enough for every thread.
-        head[Field.SPLITS] = splits if splits * len(ids) <= self._pass_tokens // 4 else 1
+        head[batch.SPLITS] = splits if splits * len(ids) <= self._pass_tokens // 4 else 1
         self._program.run(alone=self._alone)
         self._slots.advance(slots, counts)
         return logits[:, : self.vocabulary_tokens]
 
-    def _fill(self, field: Field, values: Sequence[int] | np.ndarray) -> None:
+    def _fill(self, field: int, values: Sequence[int] | np.ndarray) -> None:
         """Write the first values of an array that the batch's head points to."""
         self._arrays[field][: len(values)] = values

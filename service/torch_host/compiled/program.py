@@ -6,102 +6,16 @@ token are a decode step, and nothing in a program knows the difference, so a seq
 not depend on how its tokens were divided into steps, nor on its neighbours in them.
 """
 
-import struct
-from collections.abc import Callable, Iterable
-from enum import IntEnum
-from functools import cached_property
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable
 
-import numba
 import numpy as np
 import torch
-from numba import cfunc
 
-from service.torch_host.compiled.codegen.cpu_features import LLVM_VERSION
-from service.torch_host.compiled.codegen.scalars import FAST
-from service.torch_host.compiled.codegen.thread_team import KERNEL, Instructions
+from service.torch_host.compiled import batch
+from service.torch_host.compiled.codegen.thread_team import Instructions
 from service.torch_host.compiled.formats.format import Format, Matrix
+from service.torch_host.compiled.kernel import Buffer, Kernel, Operand
 from service.torch_host.compiled.memory import ALIGNMENT, aligned, aligned_bytes
-from service.torch_host.compiled.uncompilable import Uncompilable
-
-
-class Field(IntEnum):
-    """Where the head of a batch says what; all are int64, addresses where a name is plural."""
-
-    TOKENS = 0
-    SEGMENTS = 1
-    TOKEN_IDS = 2
-    POSITIONS = 3
-    SEGMENT_OF_TOKENS = 4
-    FIRST_TOKENS = 5
-    """Of each segment; one more says where the last one ends."""
-    ROWS = 6
-    """Of each segment: its slot."""
-    LOGITS_ROWS = 7
-    LOGITS_TOKENS = 8
-    LOGITS = 9
-    LONG_ROPES = 10
-    """Of each token: whether LongRoPE's long factors rotate it."""
-    PREFILLING = 11
-    BLOCKS = 12
-    """Of queries: at most QUERY_TOKENS tokens of one segment."""
-    BLOCK_FIRSTS = 13
-    BLOCK_TOKENS = 14
-    SPLITS = 15
-    """Into how many parts the keys are divided, each for another thread."""
-    SCRATCH = 16
-    SCRATCH_BYTES = 17
-    GROUPS = 18
-    """From here on three fields for each group of attention layers: addresses of the segments'
-    keys and values, their capacities in tokens, and the positions that were dropped before them."""
-
-
-GROUP_FIELDS: Final = 3
-HEAD_FIELDS: Final = 64
-
-
-class Kernel:
-    """A function of (operands, thread, threads), compiled when it is first needed."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-        self.__doc__ = function.__doc__
-
-    @cached_property
-    def _compiled(self) -> Any:  # noqa: ANN401 - numba's
-        compiler = cfunc(KERNEL, cache=True, fastmath=FAST, error_model="numpy")
-        try:
-            return compiler(self._function)
-        except Exception as error:  # numba, llvmlite and LLVM have errors of their own
-            name = self._function.__name__.removeprefix("_")
-            reason = str(error).strip().partition("\n")[0]
-            raise Uncompilable(
-                f"numba {numba.__version__} with LLVM {LLVM_VERSION} does not compile the kernel "
-                f"{name!r}: {reason}"
-            ) from error
-
-    @property
-    def address(self) -> int:
-        """Where its machine code is. Raises Uncompilable if numba does not compile it."""
-        return int(self._compiled.address)
-
-
-class Buffer(NamedTuple):
-    """Activations of a batch: one row a token."""
-
-    address: int
-    stride: int
-    """Bytes from one token to the next."""
-    width: int
-
-    def columns(self, first: int, width: int, *, element_bytes: int = 4) -> "Buffer":
-        """A part of each row."""
-        return Buffer(self.address + first * element_bytes, self.stride, width)
-
-
-def bits(value: float) -> int:
-    """A float32 as an operand."""
-    return int(struct.unpack("<i", struct.pack("<f", value))[0])
 
 
 class Program:
@@ -127,7 +41,7 @@ class Program:
         self._stored = None if stored is None else iter(stored)
         self.max_tokens = max_tokens
         self.threads = threads
-        self.head = np.zeros(HEAD_FIELDS, dtype=np.int64)
+        self.head = np.zeros(batch.HEAD_FIELDS, dtype=np.int64)
         self._buffers: dict[tuple[str, int, int, int], tuple[Buffer, torch.Tensor]] = {}
         self._held: list[object] = []
         self._kernels: list[int] = []
@@ -190,17 +104,22 @@ class Program:
             return 0
         return self.hold(values.detach().float().flatten().contiguous().clone())
 
-    def add(self, kernel: Kernel, *operands: int) -> None:
-        """Append an instruction; a kernel finds the batch's head before its operands."""
+    def add(self, kernel: Kernel, **operands: Operand) -> None:
+        """Append an instruction with the kernel's operands by name.
+
+        A buffer stands for its address and, where the kernel has an operand `NAME_stride`, its
+        stride; None for 0; a float operand takes a number.
+        Raises TypeError for operands that are missing, unknown or of another type.
+        """
         self._kernels.append(kernel.address)
-        self._operands.append([self.head.ctypes.data, *(int(operand) for operand in operands)])
+        self._operands.append([self.head.ctypes.data, *kernel.arrange(operands)])
 
     def finish(self) -> None:
         """No more instructions come."""
         scratch = aligned_bytes(max(self._scratch_bytes, ALIGNMENT) * self.threads)
         self._held.append(scratch)
-        self.head[Field.SCRATCH] = scratch.data_ptr()
-        self.head[Field.SCRATCH_BYTES] = max(self._scratch_bytes, ALIGNMENT)
+        self.head[batch.SCRATCH] = scratch.data_ptr()
+        self.head[batch.SCRATCH_BYTES] = max(self._scratch_bytes, ALIGNMENT)
         self._instructions = Instructions(self._kernels, self._operands, threads=self.threads)
 
     def run(self, *, alone: bool = False) -> None:

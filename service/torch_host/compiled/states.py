@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from service.core.events import StateBytes
+from service.torch_host.compiled import batch
 from service.torch_host.compiled.memory import aligned_bytes
 from service.torch_host.compiled.ops.attention import KEY_TOKENS, Heads, padded_size
-from service.torch_host.compiled.program import GROUP_FIELDS, Field, Program
+from service.torch_host.compiled.program import Program
 
 _FIRST_TOKENS: Final = 64
 
@@ -199,8 +200,8 @@ class Slots:
                 group.reserve(slot, self.lengths[slot], new)
             table = (group.bases[rows], group.capacities[rows], group.dropped[rows])
             self._tables.append(table)
-            at = Field.GROUPS + GROUP_FIELDS * index
-            head[at : at + GROUP_FIELDS] = [column.ctypes.data for column in table]
+            at = batch.GROUPS + batch.GROUP_FIELDS * index
+            head[at : at + batch.GROUP_FIELDS] = [column.ctypes.data for column in table]
 
     def advance(self, slots: Sequence[int], new_tokens: Sequence[int]) -> None:
         """Count the tokens that a step appended."""

@@ -6,9 +6,9 @@ from service.torch_host.compiled.blocks.assembly import Assembly
 from service.torch_host.compiled.blocks.attention import heads_of
 from service.torch_host.compiled.blocks.mamba2 import Multipliers, add_mamba2
 from service.torch_host.compiled.blocks.rotary import angles_of
+from service.torch_host.compiled.kernel import Buffer
 from service.torch_host.compiled.ops.gates import Activation, activation_named, gate
 from service.torch_host.compiled.ops.linear import linear
-from service.torch_host.compiled.program import Buffer
 
 
 def assemble_falcon_h1(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transformers' modules

@@ -6,11 +6,11 @@ import torch
 
 from service.torch_host.compiled.blocks.assembly import Assembly
 from service.torch_host.compiled.blocks.attention import heads_of
+from service.torch_host.compiled.kernel import Buffer
 from service.torch_host.compiled.ops.gates import activation_named
 from service.torch_host.compiled.ops.norms import add_norm
 from service.torch_host.compiled.ops.rotary import angles
 from service.torch_host.compiled.packing import Packed
-from service.torch_host.compiled.program import Buffer
 
 
 def assemble_gemma3(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transformers' modules

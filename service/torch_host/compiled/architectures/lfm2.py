@@ -6,9 +6,9 @@ from service.torch_host.compiled.blocks.assembly import Assembly
 from service.torch_host.compiled.blocks.attention import add_attention
 from service.torch_host.compiled.blocks.rotary import angles_of
 from service.torch_host.compiled.formats.floats import FLOAT32
+from service.torch_host.compiled.kernel import Buffer
 from service.torch_host.compiled.ops.convolution import convolution
 from service.torch_host.compiled.ops.gates import Activation, gate
-from service.torch_host.compiled.program import Buffer
 
 
 def assemble_lfm2(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transformers' modules

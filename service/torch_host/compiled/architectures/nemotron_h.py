@@ -6,10 +6,10 @@ from service.torch_host.compiled.blocks.assembly import Assembly
 from service.torch_host.compiled.blocks.attention import add_attention
 from service.torch_host.compiled.blocks.experts import add_experts, mixed_experts
 from service.torch_host.compiled.blocks.mamba2 import add_mamba2
+from service.torch_host.compiled.kernel import Buffer
 from service.torch_host.compiled.ops.experts import Routing, Scoring
 from service.torch_host.compiled.ops.gates import Activation, activation_named, gate
 from service.torch_host.compiled.ops.rows import as_operand
-from service.torch_host.compiled.program import Buffer
 
 
 def assemble_nemotron_h(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transformers' modules

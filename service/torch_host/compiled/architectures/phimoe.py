@@ -8,10 +8,10 @@ from service.torch_host.compiled.blocks.assembly import Assembly
 from service.torch_host.compiled.blocks.attention import add_attention
 from service.torch_host.compiled.blocks.experts import add_experts
 from service.torch_host.compiled.blocks.rotary import angles_of
+from service.torch_host.compiled.kernel import Buffer
 from service.torch_host.compiled.ops.experts import Routing, Scoring
 from service.torch_host.compiled.ops.gates import activation_named
 from service.torch_host.compiled.ops.rotary import angles
-from service.torch_host.compiled.program import Buffer
 
 
 def assemble_phimoe(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transformers' modules

@@ -9,6 +9,7 @@ from service.torch_host.compiled.blocks.assembly import Assembly
 from service.torch_host.compiled.blocks.attention import heads_of
 from service.torch_host.compiled.blocks.experts import add_experts
 from service.torch_host.compiled.blocks.rotary import angles_of
+from service.torch_host.compiled.kernel import Buffer
 from service.torch_host.compiled.ops.attention import attend, remember
 from service.torch_host.compiled.ops.convolution import convolution
 from service.torch_host.compiled.ops.delta_rule import delta_rule
@@ -16,7 +17,6 @@ from service.torch_host.compiled.ops.experts import Routing
 from service.torch_host.compiled.ops.gated_norm import gated_norm
 from service.torch_host.compiled.ops.gates import Activation, activation_named, gate
 from service.torch_host.compiled.packing import Packed
-from service.torch_host.compiled.program import Buffer
 from service.torch_host.compiled.uncompilable import Uncompilable
 
 

@@ -11,11 +11,11 @@ from service.torch_host.compiled.blocks.assembly import Assembly, free
 from service.torch_host.compiled.blocks.attention import heads_of
 from service.torch_host.compiled.blocks.mamba2 import add_mamba2
 from service.torch_host.compiled.blocks.rotary import angles_of
+from service.torch_host.compiled.kernel import Buffer
 from service.torch_host.compiled.ops.gates import activation_named, gate
 from service.torch_host.compiled.ops.linear import linear
 from service.torch_host.compiled.ops.rows import as_operand, move
 from service.torch_host.compiled.packing import Packed
-from service.torch_host.compiled.program import Buffer
 
 
 class _Block(NamedTuple):

@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 
+from service.torch_host.compiled.kernel import Buffer
 from service.torch_host.compiled.ops.attention import Heads, attend, remember
 from service.torch_host.compiled.ops.gates import Activation, gate
 from service.torch_host.compiled.ops.linear import embed, head, linear
 from service.torch_host.compiled.ops.norms import norm
 from service.torch_host.compiled.packing import Packed, pack
-from service.torch_host.compiled.program import Buffer, Program
+from service.torch_host.compiled.program import Program
 from service.torch_host.compiled.quantized import attached
 from service.torch_host.compiled.states import Slots
 

@@ -3,9 +3,9 @@
 from typing import Any
 
 from service.torch_host.compiled.blocks.assembly import Assembly
+from service.torch_host.compiled.kernel import Buffer
 from service.torch_host.compiled.ops.attention import Heads
 from service.torch_host.compiled.packing import Packed
-from service.torch_host.compiled.program import Buffer
 
 
 def add_attention(

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from service.torch_host.compiled.blocks.assembly import Assembly, free
+from service.torch_host.compiled.kernel import Buffer
 from service.torch_host.compiled.ops.experts import (
     Routed,
     Routing,
@@ -15,7 +16,6 @@ from service.torch_host.compiled.ops.experts import (
 )
 from service.torch_host.compiled.ops.gates import Activation, gate
 from service.torch_host.compiled.packing import Packed
-from service.torch_host.compiled.program import Buffer
 
 
 def add_experts(

@@ -6,10 +6,10 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from service.torch_host.compiled.blocks.assembly import Assembly
+from service.torch_host.compiled.kernel import Buffer
 from service.torch_host.compiled.ops.convolution import convolution
 from service.torch_host.compiled.ops.gated_norm import gated_norm
 from service.torch_host.compiled.ops.ssd import ssd
-from service.torch_host.compiled.program import Buffer
 from service.torch_host.compiled.uncompilable import Uncompilable
 
 

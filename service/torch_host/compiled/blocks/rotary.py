@@ -4,8 +4,9 @@ from typing import Any
 
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from service.torch_host.compiled.kernel import Buffer
 from service.torch_host.compiled.ops.rotary import angles
-from service.torch_host.compiled.program import Buffer, Program
+from service.torch_host.compiled.program import Program
 
 
 def angles_of(program: Program, rotary: Any, name: str = "angles") -> Buffer:  # noqa: ANN401

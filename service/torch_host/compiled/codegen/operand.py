@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 from numba import njit, types
 
+from service.torch_host.compiled import batch
 from service.torch_host.compiled.codegen.scalars import (
     FAST,
     bits_of,
@@ -20,7 +21,8 @@ from service.torch_host.compiled.codegen.scalars import (
     uint16s,
 )
 from service.torch_host.compiled.formats.format import Format
-from service.torch_host.compiled.program import Buffer, Field, Kernel, Program
+from service.torch_host.compiled.kernel import Buffer, Kernel
+from service.torch_host.compiled.program import Program
 
 #: The least largest value of a group that is divided by it: 127 over less may overflow.
 _SMALLEST: Final = np.float32(1e-36)
@@ -78,12 +80,23 @@ def _quantize_row(row, out, width, size):
 
 
 @Kernel
-def _quantize(address, thread, threads):
-    p = int64s(address)
-    batch = int64s(p[0])
-    x, x_stride, width, out, out_stride, kind = p[1], p[2], p[3], p[4], p[5], p[6]
-    scratch = batch[16] + thread * batch[17]
-    count, size = batch[p[7]] * p[8], p[9]
+def _quantize(
+    batch_head,
+    thread,
+    threads,
+    x,
+    x_stride,
+    width,
+    out,
+    out_stride,
+    kind,
+    rows,
+    rows_per_token,
+    size,
+):
+    fields = int64s(batch_head)
+    scratch = fields[batch.SCRATCH] + thread * fields[batch.SCRATCH_BYTES]
+    count = fields[rows] * rows_per_token
     work = float32s(scratch)
     for row in range(count * thread // threads, count * (thread + 1) // threads):
         if kind == 1:
@@ -100,7 +113,7 @@ def quantized(
     x: Buffer,
     kind: Format,
     *,
-    rows: Field = Field.TOKENS,
+    rows: int = batch.TOKENS,
     rows_per_token: int = 1,
 ) -> Buffer:
     """`x`, an operand, for a product with a matrix of `kind`: as it is, or quantized row by row.
@@ -119,14 +132,12 @@ def quantized(
     program.scratch(x.width * 4)
     program.add(
         _quantize,
-        x.address,
-        x.stride,
-        x.width,
-        out.address,
-        out.stride,
-        program.kind,
-        rows,
-        rows_per_token,
-        size,
+        x=x,
+        width=x.width,
+        out=out,
+        kind=program.kind,
+        rows=rows,
+        rows_per_token=rows_per_token,
+        size=size,
     )
     return out

@@ -13,8 +13,8 @@ from numba.extending import intrinsic
 
 from service.torch_host.compiled.codegen.scalars import int64s
 
-#: What a kernel is to the machine: (address of its operands, thread, threads).
-KERNEL: Final = types.void(types.int64, types.int64, types.int64)
+#: Most operands of a kernel, its thread and the number of threads not counted.
+_MOST_OPERANDS: Final = 24
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
@@ -38,13 +38,29 @@ def _library() -> ctypes.CDLL:
 
 
 @intrinsic
-def _call_kernel(typing_context, kernel, operands, thread, threads):
+def _call_kernel(typing_context, kernel, count, operands, thread, threads):
+    """Call `kernel(first operand, thread, threads, following operands…)`, `count` operands."""
+
     def generate(context, builder, signature, arguments):
-        kind = ir.FunctionType(ir.VoidType(), [_I64] * 3)
-        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
+        kernel, count, operands, *team = arguments
+        values = builder.inttoptr(operands, _I64.as_pointer())
+        after = builder.append_basic_block("called")
+        switch = builder.switch(count, after)
+        for number in range(1, _MOST_OPERANDS + 1):
+            block = builder.append_basic_block(f"of.{number}")
+            switch.add_case(ir.Constant(_I64, number), block)
+            builder.position_at_end(block)
+            first, *rest = (
+                builder.load(builder.gep(values, [ir.Constant(_I64, index)]))
+                for index in range(number)
+            )
+            kind = ir.FunctionType(ir.VoidType(), [_I64] * (number + 2))
+            builder.call(builder.inttoptr(kernel, kind.as_pointer()), [first, *team, *rest])
+            builder.branch(after)
+        builder.position_at_end(after)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 4), generate
+    return types.void(*[types.int64] * 5), generate
 
 
 @intrinsic
@@ -59,11 +75,14 @@ def _call(typing_context, function):
 
 def _run_instructions(address):
     head = int64s(address)
-    count, kernels, operands = head[0], int64s(head[1]), int64s(head[2])
+    count, kernels = head[0], int64s(head[1])
+    counts, operands = int64s(head[6]), int64s(head[2])
     # OpenMP may grant fewer threads than asked for (OMP_THREAD_LIMIT, OMP_DYNAMIC).
     thread, threads = _call(head[3]), _call(head[4])
     for instruction in range(count):
-        _call_kernel(kernels[instruction], operands[instruction], thread, threads)
+        _call_kernel(
+            kernels[instruction], counts[instruction], operands[instruction], thread, threads
+        )
         _call(head[5])
 
 
@@ -93,6 +112,8 @@ class Instructions:
 
     def __init__(self, kernels: list[int], operands: list[list[int]], *, threads: int) -> None:
         width = max(len(row) for row in operands)
+        assert width <= _MOST_OPERANDS
+        self._counts = np.array([len(row) for row in operands], dtype=np.int64)
         self._operands = np.zeros((len(operands), width), dtype=np.int64)
         for row, values in zip(self._operands, operands, strict=True):
             row[: len(values)] = values
@@ -107,6 +128,7 @@ class Instructions:
                 self._kernels.ctypes.data,
                 self._addresses.ctypes.data,
                 *functions,
+                self._counts.ctypes.data,
             ],
             dtype=np.int64,
         )

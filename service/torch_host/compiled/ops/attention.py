@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import torch
 from numba import njit, types
 
+from service.torch_host.compiled import batch
 from service.torch_host.compiled.codegen.lanes import LANES
 from service.torch_host.compiled.codegen.operand import put_operand
 from service.torch_host.compiled.codegen.scalars import (
@@ -24,8 +25,9 @@ from service.torch_host.compiled.codegen.scalars import (
     uint16s,
 )
 from service.torch_host.compiled.formats.registry import multiply_floats
+from service.torch_host.compiled.kernel import Buffer, Float32, Kernel
 from service.torch_host.compiled.ops.norms import rms_norm_row
-from service.torch_host.compiled.program import Buffer, Field, Kernel, Program, bits
+from service.torch_host.compiled.program import Program
 from service.torch_host.compiled.uncompilable import Uncompilable
 
 #: Tokens of a segment whose queries are scored together.
@@ -61,7 +63,7 @@ class Heads(NamedTuple):
     @property
     def field(self) -> int:
         """Where the batch's head describes the group."""
-        return Field.GROUPS + 3 * self.group
+        return batch.GROUPS + 3 * self.group
 
 
 def padded_size(size: int) -> int:
@@ -79,19 +81,44 @@ def _rotate(row, angles, half):
 
 
 @Kernel
-def _remember(address, thread, threads):
-    p = int64s(address)
-    batch = int64s(p[0])
-    q, q_stride, k, k_stride, v, v_stride = p[1], p[2], p[3], p[4], p[5], p[6]
-    heads, shared, size, room, layer, field = p[7], p[8], p[9], p[10], p[11], p[12]
-    angles, angle_stride, half = p[13], p[14], p[15]
-    q_norm, k_norm, eps, scale, out, kind = p[16], p[17], number(p[18]), number(p[19]), p[20], p[21]
-    tokens, positions, segments = batch[0], int64s(batch[3]), int64s(batch[4])
-    firsts = int64s(batch[5])
-    bases, capacities = int64s(batch[field]), int64s(batch[field + 1])
-    dropped = int64s(batch[field + 2])
+def _remember(
+    batch_head,
+    thread,
+    threads,
+    q,
+    q_stride,
+    k,
+    k_stride,
+    v,
+    v_stride,
+    heads,
+    shared,
+    size,
+    room,
+    layer,
+    field,
+    angles,
+    angles_stride,
+    half,
+    q_norm,
+    k_norm,
+    eps: Float32,
+    scale: Float32,
+    out,
+    kind,
+):
+    fields = int64s(batch_head)
+    eps, scale = number(eps), number(scale)
+    tokens, positions, segments = (
+        fields[batch.TOKENS],
+        int64s(fields[batch.POSITIONS]),
+        int64s(fields[batch.SEGMENT_OF_TOKENS]),
+    )
+    firsts = int64s(fields[batch.FIRST_TOKENS])
+    bases, capacities = int64s(fields[field]), int64s(fields[field + 1])
+    dropped = int64s(fields[field + 2])
     element = 2 if kind == 1 else 4
-    row = batch[16] + thread * batch[17]
+    row = fields[batch.SCRATCH] + thread * fields[batch.SCRATCH_BYTES]
     work = float32s(row)
     items = tokens * heads
     for item in range(items * thread // threads, items * (thread + 1) // threads):
@@ -103,7 +130,7 @@ def _remember(address, thread, threads):
             if q_norm != 0:
                 rms_norm_row(row, q_norm, row, size, eps)
             if half != 0:
-                _rotate(row, angles + token * angle_stride, half)
+                _rotate(row, angles + token * angles_stride, half)
             for i in range(size):
                 work[i] *= scale
             place = (head * tokens + token) * shared + query - head * shared
@@ -117,7 +144,7 @@ def _remember(address, thread, threads):
         if k_norm != 0:
             rms_norm_row(row, k_norm, row, size, eps)
         if half != 0:
-            _rotate(row, angles + token * angle_stride, half)
+            _rotate(row, angles + token * angles_stride, half)
         panel = keys + index // 16 * size * 16 * element + index % 16 * 4
         if kind == 1:
             for i in range(size // 2):
@@ -162,27 +189,23 @@ def remember(
     program.scratch(max(heads.value_size, heads.size) * 4)
     program.add(
         _remember,
-        q.address,
-        q.stride,
-        k.address,
-        k.stride,
-        v.address,
-        v.stride,
-        heads.keys,
-        heads.shared,
-        heads.size,
-        heads.value_size,
-        heads.layer,
-        heads.field,
-        angles.address if angles else 0,
-        angles.stride if angles else 0,
-        angles.width // 2 if angles else 0,
-        program.vector(q_norm),
-        program.vector(k_norm),
-        bits(eps),
-        bits(scale),
-        out.address,
-        program.kind,
+        q=q,
+        k=k,
+        v=v,
+        heads=heads.keys,
+        shared=heads.shared,
+        size=heads.size,
+        room=heads.value_size,
+        layer=heads.layer,
+        field=heads.field,
+        angles=angles,
+        half=angles.width // 2 if angles else 0,
+        q_norm=program.vector(q_norm),
+        k_norm=program.vector(k_norm),
+        eps=eps,
+        scale=scale,
+        out=out.address,
+        kind=program.kind,
     )
     return out
 
@@ -309,18 +332,37 @@ def _read(
 
 
 @Kernel
-def _attend(address, thread, threads):
-    p = int64s(address)
-    batch = int64s(p[0])
-    q, heads, shared, size, room = p[1], p[2], p[3], p[4], p[5]
-    layer, field, window, out, out_stride = p[6], p[7], p[8], p[9], p[10]
-    kind = p[11]
+def _attend(
+    batch_head,
+    thread,
+    threads,
+    q,
+    heads,
+    shared,
+    size,
+    room,
+    layer,
+    field,
+    window,
+    out,
+    out_stride,
+    kind,
+):
+    fields = int64s(batch_head)
     element = 2 if kind == 1 else 4
-    tokens, positions, segments = batch[0], int64s(batch[3]), int64s(batch[4])
-    blocks, firsts, lengths = batch[12], int64s(batch[13]), int64s(batch[14])
-    splits = batch[15]
-    bases, capacities = int64s(batch[field]), int64s(batch[field + 1])
-    dropped = int64s(batch[field + 2])
+    tokens, positions, segments = (
+        fields[batch.TOKENS],
+        int64s(fields[batch.POSITIONS]),
+        int64s(fields[batch.SEGMENT_OF_TOKENS]),
+    )
+    blocks, firsts, lengths = (
+        fields[batch.BLOCKS],
+        int64s(fields[batch.BLOCK_FIRSTS]),
+        int64s(fields[batch.BLOCK_TOKENS]),
+    )
+    splits = fields[batch.SPLITS]
+    bases, capacities = int64s(fields[field]), int64s(fields[field + 1])
+    dropped = int64s(fields[field + 2])
     stride = (room + 2) * 4
     for item in range(thread, blocks * heads * splits, threads):
         split = item % splits
@@ -336,7 +378,7 @@ def _attend(address, thread, threads):
             begin = max(begin, split * 1024 - gone)
             end = min(end, (split + 1) * 1024 - gone)
         rows = count * shared
-        scores = batch[16] + thread * batch[17]
+        scores = fields[batch.SCRATCH] + thread * fields[batch.SCRATCH_BYTES]
         weights = scores + rows * 256
         whole = weights + rows * 256
         mixed = whole + rows * stride
@@ -383,28 +425,39 @@ def _attend(address, thread, threads):
 
 
 @Kernel
-def _combine(address, thread, threads):
-    p = int64s(address)
-    batch = int64s(p[0])
-    parts, part_stride, heads, size, room = p[1], p[2], p[3], p[4], p[5]
-    out, out_stride, kind, gates, gate_stride = p[6], p[7], p[8], p[9], p[10]
-    tokens, splits = batch[0], batch[15]
-    scratch = batch[16] + thread * batch[17]
+def _combine(
+    batch_head,
+    thread,
+    threads,
+    parts,
+    parts_stride,
+    heads,
+    size,
+    room,
+    out,
+    out_stride,
+    kind,
+    gates,
+    gates_stride,
+):
+    fields = int64s(batch_head)
+    tokens, splits = fields[batch.TOKENS], fields[batch.SPLITS]
+    scratch = fields[batch.SCRATCH] + thread * fields[batch.SCRATCH_BYTES]
     row = float32s(scratch)
     whole = scratch + heads * size * 4
-    positions = int64s(batch[3])
+    positions = int64s(fields[batch.POSITIONS])
     for token in range(tokens * thread // threads, tokens * (thread + 1) // threads):
         used = min(splits, positions[token] // 1024 + 1)
         for head in range(heads):
             _clear(whole, room)
             for split in range(used):
-                place = parts + (split * tokens + token) * part_stride + head * (room + 2) * 4
+                place = parts + (split * tokens + token) * parts_stride + head * (room + 2) * 4
                 _merge(whole, place, room)
             mixed = float32s(whole)
             for i in range(size):
                 row[head * size + i] = mixed[i] / mixed[room + 1]
             if gates != 0:
-                opened = float32s(gates + token * gate_stride + head * size * 4)
+                opened = float32s(gates + token * gates_stride + head * size * 4)
                 for i in range(size):
                     row[head * size + i] *= sigmoid(opened[i])
         put_operand(kind, scratch, out + token * out_stride, heads * size)
@@ -426,29 +479,25 @@ def attend(
     program.scratch(max(rows * 2 * (KEY_TOKENS + part), heads.queries * heads.size + part) * 4)
     program.add(
         _attend,
-        queries.address,
-        heads.keys,
-        heads.shared,
-        heads.size,
-        room,
-        heads.layer,
-        heads.field,
-        heads.window_tokens,
-        parts.address,
-        parts.stride,
-        program.kind,
+        q=queries.address,
+        heads=heads.keys,
+        shared=heads.shared,
+        size=heads.size,
+        room=room,
+        layer=heads.layer,
+        field=heads.field,
+        window=heads.window_tokens,
+        out=parts,
+        kind=program.kind,
     )
     program.add(
         _combine,
-        parts.address,
-        parts.stride,
-        heads.queries,
-        heads.size,
-        room,
-        out.address,
-        out.stride,
-        program.kind,
-        gates.address if gates else 0,
-        gates.stride if gates else 0,
+        parts=parts,
+        heads=heads.queries,
+        size=heads.size,
+        room=room,
+        out=out,
+        kind=program.kind,
+        gates=gates,
     )
     return out

@@ -7,6 +7,7 @@ from typing import Any, Final
 import torch
 from numba import njit
 
+from service.torch_host.compiled import batch
 from service.torch_host.compiled.codegen.operand import put_operand
 from service.torch_host.compiled.codegen.scalars import (
     FAST,
@@ -17,7 +18,8 @@ from service.torch_host.compiled.codegen.scalars import (
     to_bf16,
     uint16s,
 )
-from service.torch_host.compiled.program import Buffer, Kernel, Program
+from service.torch_host.compiled.kernel import Buffer, Kernel
+from service.torch_host.compiled.program import Program
 
 #: Channels that one thread convolves together.
 _CHANNELS: Final = 128
@@ -130,16 +132,29 @@ def _convolve(taps: int) -> Callable[..., Any]:
 def _convolution(taps: int) -> Kernel:
     convolve = _convolve(taps)
 
-    def convolution(address, thread, threads):
-        p = int64s(address)
-        batch = int64s(p[0])
-        x, x_stride, out, out_stride, channels = p[1], p[2], p[3], p[4], p[5]
-        weight, bias, state, element, silu = p[6], p[7], p[8], p[9], p[10]
-        operand, operand_stride, kind = p[11], p[12], p[13]
-        firsts, slots = int64s(batch[5]), int64s(batch[6])
+    def convolution(
+        batch_head,
+        thread,
+        threads,
+        x,
+        x_stride,
+        out,
+        out_stride,
+        channels,
+        weight,
+        bias,
+        state,
+        element,
+        silu,
+        operand,
+        operand_stride,
+        kind,
+    ):
+        fields = int64s(batch_head)
+        firsts, slots = int64s(fields[batch.FIRST_TOKENS]), int64s(fields[batch.ROWS])
         blocks = (channels + 127) // 128
-        items = batch[1] * blocks
-        window = batch[16] + thread * batch[17]
+        items = fields[batch.SEGMENTS] * blocks
+        window = fields[batch.SCRATCH] + thread * fields[batch.SCRATCH_BYTES]
         for item in range(items * thread // threads, items * (thread + 1) // threads):
             segment, channel = item // blocks, item % blocks * 128
             first = firsts[segment]
@@ -187,17 +202,14 @@ def convolution(
     program.scratch((taps + _TOKENS) * _CHANNELS * 4)
     program.add(
         _convolution(taps),
-        x.address,
-        x.stride,
-        out.address,
-        out.stride,
-        channels,
-        program.vector(weight.t()),
-        program.vector(torch.zeros(channels) if bias is None else bias),
-        state.data_ptr(),
-        state.element_size(),
-        silu,
-        operand.address if operand else 0,
-        operand.stride if operand else 0,
-        program.kind,
+        x=x,
+        out=out,
+        channels=channels,
+        weight=program.vector(weight.t()),
+        bias=program.vector(torch.zeros(channels) if bias is None else bias),
+        state=state.data_ptr(),
+        element=state.element_size(),
+        silu=silu,
+        operand=operand,
+        kind=program.kind,
     )

@@ -15,10 +15,12 @@ from typing import Final
 import torch
 from numba import njit, types
 
+from service.torch_host.compiled import batch
 from service.torch_host.compiled.codegen.lanes import LANES
 from service.torch_host.compiled.codegen.scalars import FAST, exp, float32s, int64s, sigmoid
+from service.torch_host.compiled.kernel import Buffer, Kernel
 from service.torch_host.compiled.ops.delta_state import COLUMNS, ask, update, update_and_ask
-from service.torch_host.compiled.program import Buffer, Kernel, Program
+from service.torch_host.compiled.program import Program
 
 #: Keeps the length of a vector of zeros from being divided by.
 _EPS: Final = 1e-6
@@ -37,13 +39,27 @@ def _scale_to_length(row, size, length):
 
 
 @Kernel
-def _prepare(address, thread, threads):
-    p = int64s(address)
-    batch = int64s(p[0])
-    mixed, mixed_stride, a, a_stride, b, b_stride = p[1], p[2], p[3], p[4], p[5], p[6]
-    rate, dt_bias, out, out_stride = float32s(p[7]), float32s(p[8]), p[9], p[10]
-    heads, shared, size = p[11], p[12], p[13]
-    items = batch[0] * heads
+def _prepare(
+    batch_head,
+    thread,
+    threads,
+    mixed,
+    mixed_stride,
+    a,
+    a_stride,
+    b,
+    b_stride,
+    rate,
+    dt_bias,
+    out,
+    out_stride,
+    heads,
+    shared,
+    size,
+):
+    fields = int64s(batch_head)
+    rate, dt_bias = float32s(rate), float32s(dt_bias)
+    items = fields[batch.TOKENS] * heads
     for item in range(items * thread // threads, items * (thread + 1) // threads):
         token, head = item // heads, item % heads
         q = mixed + token * mixed_stride + head * size * 4
@@ -115,16 +131,28 @@ def _copy_columns(source, source_stride, target, target_stride, rows, width):
 
 
 @Kernel
-def _delta_rule(address, thread, threads):
-    p = int64s(address)
-    batch = int64s(p[0])
-    mixed, stride, scalars, scalars_stride, out, out_stride = p[1], p[2], p[3], p[4], p[5], p[6]
-    state, key_heads, shared, size, value_size = p[7], p[8], p[9], p[10], p[11]
-    firsts, slots = int64s(batch[5]), int64s(batch[6])
+def _delta_rule(
+    batch_head,
+    thread,
+    threads,
+    mixed,
+    mixed_stride,
+    scalars,
+    scalars_stride,
+    out,
+    out_stride,
+    state,
+    key_heads,
+    shared,
+    size,
+    value_size,
+):
+    fields = int64s(batch_head)
+    firsts, slots = int64s(fields[batch.FIRST_TOKENS]), int64s(fields[batch.ROWS])
     heads = key_heads * shared
     blocks = (value_size + COLUMNS - 1) // COLUMNS
-    items = batch[1] * heads * blocks
-    scratch = batch[16] + thread * batch[17]
+    items = fields[batch.SEGMENTS] * heads * blocks
+    scratch = fields[batch.SCRATCH] + thread * fields[batch.SCRATCH_BYTES]
     for item in range(items * thread // threads, items * (thread + 1) // threads):
         block, head, segment = item % blocks, item // blocks % heads, item // blocks // heads
         first, column = firsts[segment], block * COLUMNS
@@ -135,7 +163,7 @@ def _delta_rule(address, thread, threads):
             # Whole vectors would reach into the next row.
             held, held_stride = scratch + 3 * COLUMNS * 4, COLUMNS * 4
             _copy_columns(kept, value_size * 4, held, held_stride, size, width)
-        row = mixed + first * stride
+        row = mixed + first * mixed_stride
         key_head = head // shared
         _walk(
             held,
@@ -143,7 +171,7 @@ def _delta_rule(address, thread, threads):
             row + key_head * size * 4,
             row + (key_heads + key_head) * size * 4,
             row + (2 * key_heads * size + head * value_size + column) * 4,
-            stride,
+            mixed_stride,
             scalars + first * scalars_stride + head * 12,
             scalars_stride,
             out + first * out_stride + (head * value_size + column) * 4,
@@ -181,33 +209,26 @@ def delta_rule(
     out = program.buffer("delta rule's answers", heads * value_size)
     program.add(
         _prepare,
-        mixed.address,
-        mixed.stride,
-        a.address,
-        a.stride,
-        b.address,
-        b.stride,
-        program.vector(a_log.float().exp()),
-        program.vector(dt_bias),
-        scalars.address,
-        scalars.stride,
-        key_heads,
-        heads // key_heads,
-        size,
+        mixed=mixed,
+        a=a,
+        b=b,
+        rate=program.vector(a_log.float().exp()),
+        dt_bias=program.vector(dt_bias),
+        out=scalars,
+        heads=key_heads,
+        shared=heads // key_heads,
+        size=size,
     )
     program.scratch((3 + size) * COLUMNS * 4)
     program.add(
         _delta_rule,
-        mixed.address,
-        mixed.stride,
-        scalars.address,
-        scalars.stride,
-        out.address,
-        out.stride,
-        state.data_ptr(),
-        key_heads,
-        heads // key_heads,
-        size,
-        value_size,
+        mixed=mixed,
+        scalars=scalars,
+        out=out,
+        state=state.data_ptr(),
+        key_heads=key_heads,
+        shared=heads // key_heads,
+        size=size,
+        value_size=value_size,
     )
     return out

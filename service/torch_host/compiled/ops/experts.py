@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from numba import njit, types
 
+from service.torch_host.compiled import batch
 from service.torch_host.compiled.codegen.operand import put_operand, quantized
 from service.torch_host.compiled.codegen.scalars import (
     FAST,
@@ -23,9 +24,10 @@ from service.torch_host.compiled.codegen.scalars import (
     sigmoid,
     uint16s,
 )
+from service.torch_host.compiled.kernel import Buffer, Float32, Kernel
 from service.torch_host.compiled.ops.linear import multiply_panels
 from service.torch_host.compiled.packing import Packed
-from service.torch_host.compiled.program import Buffer, Kernel, Program, bits
+from service.torch_host.compiled.program import Program
 from service.torch_host.compiled.uncompilable import Uncompilable
 
 
@@ -160,17 +162,33 @@ def _sparse_mixer(logits, experts, chosen, weights, jitter):
 
 
 @Kernel
-def _route(address, thread, threads):
-    p = int64s(address)
-    batch = int64s(p[0])
-    logits, logit_stride, experts, wanted, scoring, normalized = p[1], p[2], p[3], p[4], p[5], p[6]
-    scale, correction, groups, kept, jitter = number(p[7]), p[8], p[9], p[10], number(p[11])
-    choices, choice_stride, weights, weight_stride = p[12], p[13], p[14], p[15]
-    scratch = batch[16] + thread * batch[17]
-    tokens = batch[0]
+def _route(
+    batch_head,
+    thread,
+    threads,
+    logits,
+    logits_stride,
+    experts,
+    wanted,
+    scoring,
+    normalized,
+    scale: Float32,
+    correction,
+    groups,
+    kept,
+    jitter: Float32,
+    choices,
+    choices_stride,
+    weights,
+    weights_stride,
+):
+    fields = int64s(batch_head)
+    scale, jitter = number(scale), number(jitter)
+    scratch = fields[batch.SCRATCH] + thread * fields[batch.SCRATCH_BYTES]
+    tokens = fields[batch.TOKENS]
     for token in range(tokens * thread // threads, tokens * (thread + 1) // threads):
-        row, chosen = logits + token * logit_stride, choices + token * choice_stride
-        at = weights + token * weight_stride
+        row, chosen = logits + token * logits_stride, choices + token * choices_stride
+        at = weights + token * weights_stride
         if scoring == 0:
             _softmax(row, experts, wanted, chosen, at)
         elif scoring == 1:
@@ -202,39 +220,49 @@ def route(program: Program, logits: Buffer, routing: Routing) -> Routed:
     program.scratch((experts + 1) // 2 * 8 + routing.groups * 24)
     program.add(
         _route,
-        logits.address,
-        logits.stride,
-        experts,
-        wanted,
-        routing.scoring,
-        routing.normalized,
-        bits(routing.scale),
-        program.vector(routing.correction),
-        routing.groups,
-        routing.top_groups,
-        bits(routing.jitter),
-        routed.choices.address,
-        routed.choices.stride,
-        routed.weights.address,
-        routed.weights.stride,
+        logits=logits,
+        experts=experts,
+        wanted=wanted,
+        scoring=routing.scoring,
+        normalized=routing.normalized,
+        scale=routing.scale,
+        correction=program.vector(routing.correction),
+        groups=routing.groups,
+        kept=routing.top_groups,
+        jitter=routing.jitter,
+        choices=routed.choices,
+        weights=routed.weights,
     )
     return routed
 
 
 @Kernel
-def _gather(address, thread, threads):
-    p = int64s(address)
-    batch = int64s(p[0])
-    x, x_stride, halves, out, out_stride = p[1], p[2], p[3], p[4], p[5]
-    choices, choice_stride, rows, row_stride = p[6], p[7], p[8], p[9]
-    firsts, experts, wanted = int64s(p[10]), p[11], p[12]
-    tokens = batch[0]
+def _gather(
+    batch_head,
+    thread,
+    threads,
+    x,
+    x_stride,
+    halves,
+    out,
+    out_stride,
+    choices,
+    choices_stride,
+    rows,
+    rows_stride,
+    firsts,
+    experts,
+    wanted,
+):
+    fields = int64s(batch_head)
+    firsts = int64s(firsts)
+    tokens = fields[batch.TOKENS]
     # Every thread sorts for itself, and one says how: no thread waits for another.
-    following = int64s(batch[16] + thread * batch[17])
+    following = int64s(fields[batch.SCRATCH] + thread * fields[batch.SCRATCH_BYTES])
     for expert in range(experts + 1):
         following[expert] = 0
     for token in range(tokens):
-        chosen = int64s(choices + token * choice_stride)
+        chosen = int64s(choices + token * choices_stride)
         for choice in range(wanted):
             following[chosen[choice] + 1] += 1
     for expert in range(experts):
@@ -244,12 +272,12 @@ def _gather(address, thread, threads):
             firsts[expert] = following[expert]
     begin, end = tokens * wanted * thread // threads, tokens * wanted * (thread + 1) // threads
     for token in range(tokens):
-        chosen = int64s(choices + token * choice_stride)
+        chosen = int64s(choices + token * choices_stride)
         for choice in range(wanted):
             row = following[chosen[choice]]
             following[chosen[choice]] = row + 1
             if thread == 0:
-                int64s(rows + token * row_stride)[choice] = row
+                int64s(rows + token * rows_stride)[choice] = row
             if begin <= token * wanted + choice < end:
                 source, target = uint16s(x + token * x_stride), uint16s(out + row * out_stride)
                 for i in range(halves):
@@ -263,28 +291,39 @@ def gather(program: Program, x: Buffer, routed: Routed) -> Buffer:
     program.scratch((routing.experts + 1) * 8)
     program.add(
         _gather,
-        x.address,
-        x.stride,
-        x.width * program.kind.bytes // 2,
-        out.address,
-        out.stride,
-        routed.choices.address,
-        routed.choices.stride,
-        routed.rows.address,
-        routed.rows.stride,
-        routed.firsts,
-        routing.experts,
-        routing.top_k,
+        x=x,
+        halves=x.width * program.kind.bytes // 2,
+        out=out,
+        choices=routed.choices,
+        rows=routed.rows,
+        firsts=routed.firsts,
+        experts=routing.experts,
+        wanted=routing.top_k,
     )
     return out
 
 
 @Kernel
-def _expert_products(address, thread, threads):
-    p = int64s(address)
-    x, x_stride, matrices, panels, steps = p[1], p[2], int64s(p[3]), p[4], p[5]
-    out, out_stride, firsts, experts, scale = p[6], p[7], int64s(p[8]), p[9], number(p[10])
-    kind, scales = p[11], int64s(p[12])
+def _expert_products(
+    batch_head,
+    thread,
+    threads,
+    x,
+    x_stride,
+    matrices,
+    panels,
+    steps,
+    out,
+    out_stride,
+    firsts,
+    experts,
+    scale: Float32,
+    kind,
+    scales,
+):
+    matrices = int64s(matrices)
+    firsts, scale = int64s(firsts), number(scale)
+    scales = int64s(scales)
     # Panels are divided by what they cost: reading one is worth the arithmetic of some rows.
     total = 0
     for expert in range(experts):
@@ -342,36 +381,48 @@ def expert_linear(
     x = quantized(program, x, one.kind, rows_per_token=routed.routing.top_k)
     program.add(
         _expert_products,
-        x.address,
-        x.stride,
-        program.hold(addresses),
-        one.panels,
-        one.steps,
-        out.address,
-        out.stride,
-        routed.firsts,
-        routed.routing.experts,
-        bits(scale),
-        one.kind,
-        program.hold(scales),
+        x=x,
+        matrices=program.hold(addresses),
+        panels=one.panels,
+        steps=one.steps,
+        out=out,
+        firsts=routed.firsts,
+        experts=routed.routing.experts,
+        scale=scale,
+        kind=one.kind,
+        scales=program.hold(scales),
     )
 
 
 @Kernel
-def _combine(address, thread, threads):
-    p = int64s(address)
-    batch = int64s(p[0])
-    x, x_stride, width, rows, row_stride = p[1], p[2], p[3], p[4], p[5]
-    weights, weight_stride, wanted, scale = p[6], p[7], p[8], number(p[9])
-    out, out_stride, kind, add = p[10], p[11], p[12], p[13]
-    scratch = batch[16] + thread * batch[17]
+def _combine(
+    batch_head,
+    thread,
+    threads,
+    x,
+    x_stride,
+    width,
+    rows,
+    rows_stride,
+    weights,
+    weights_stride,
+    wanted,
+    scale: Float32,
+    out,
+    out_stride,
+    kind,
+    add,
+):
+    fields = int64s(batch_head)
+    scale = number(scale)
+    scratch = fields[batch.SCRATCH] + thread * fields[batch.SCRATCH_BYTES]
     mixed = float32s(scratch)
     parts = (width + 255) // 256
-    items = batch[0] * parts
+    items = fields[batch.TOKENS] * parts
     for item in range(items * thread // threads, items * (thread + 1) // threads):
         token, first = item // parts, item % parts * 256
         count = min(256, width - first)
-        row, weight = int64s(rows + token * row_stride), float32s(weights + token * weight_stride)
+        row, weight = int64s(rows + token * rows_stride), float32s(weights + token * weights_stride)
         for i in range(count):
             mixed[i] = types.float32(0.0)
         for choice in range(wanted):
@@ -401,17 +452,13 @@ def combine(
     program.scratch(256 * 4)
     program.add(
         _combine,
-        x.address,
-        x.stride,
-        out.width,
-        routed.rows.address,
-        routed.rows.stride,
-        routed.weights.address,
-        routed.weights.stride,
-        routed.routing.top_k,
-        bits(scale),
-        out.address,
-        out.stride,
-        program.kind,
-        add,
+        x=x,
+        width=out.width,
+        rows=routed.rows,
+        weights=routed.weights,
+        wanted=routed.routing.top_k,
+        scale=scale,
+        out=out,
+        kind=program.kind,
+        add=add,
     )

@@ -3,10 +3,12 @@
 import torch
 from numba import njit
 
+from service.torch_host.compiled import batch
 from service.torch_host.compiled.codegen.operand import put_operand
 from service.torch_host.compiled.codegen.scalars import FAST, float32s, int64s, number, sigmoid
+from service.torch_host.compiled.kernel import Buffer, Float32, Kernel
 from service.torch_host.compiled.ops.norms import rms_norm_row
-from service.torch_host.compiled.program import Buffer, Kernel, Program, bits
+from service.torch_host.compiled.program import Program
 
 
 @njit(fastmath=FAST, error_model="numpy")
@@ -19,17 +21,32 @@ def _open(x, gates, scale, out, width):
 
 
 @Kernel
-def _gated_norm(address, thread, threads):
-    p = int64s(address)
-    batch = int64s(p[0])
-    x, x_stride, gates, gate_stride, scale, width = p[1], p[2], p[3], p[4], number(p[5]), p[6]
-    weight, groups, eps, norm_first = p[7], p[8], number(p[9]), p[10]
-    out, out_stride, kind = p[11], p[12], p[13]
-    row = batch[16] + thread * batch[17]
+def _gated_norm(
+    batch_head,
+    thread,
+    threads,
+    x,
+    x_stride,
+    gates,
+    gates_stride,
+    scale: Float32,
+    width,
+    weight,
+    groups,
+    eps: Float32,
+    norm_first,
+    out,
+    out_stride,
+    kind,
+):
+    fields = int64s(batch_head)
+    scale = number(scale)
+    eps = number(eps)
+    row = fields[batch.SCRATCH] + thread * fields[batch.SCRATCH_BYTES]
     size = width // (groups if groups != 0 else 1)
-    tokens = batch[0]
+    tokens = fields[batch.TOKENS]
     for token in range(tokens * thread // threads, tokens * (thread + 1) // threads):
-        source, gate = x + token * x_stride, gates + token * gate_stride
+        source, gate = x + token * x_stride, gates + token * gates_stride
         if norm_first == 0:
             _open(source, gate, scale, row, width)
             source = row
@@ -61,17 +78,14 @@ def gated_norm(
     program.scratch(x.width * 4)
     program.add(
         _gated_norm,
-        x.address,
-        x.stride,
-        gates.address,
-        gates.stride,
-        bits(gate_scale),
-        x.width,
-        program.vector(weight),
-        0 if weight is None else groups,
-        bits(eps),
-        norm_before_gate and weight is not None,
-        out.address,
-        out.stride,
-        program.kind,
+        x=x,
+        gates=gates,
+        scale=gate_scale,
+        width=x.width,
+        weight=program.vector(weight),
+        groups=0 if weight is None else groups,
+        eps=eps,
+        norm_first=norm_before_gate and weight is not None,
+        out=out,
+        kind=program.kind,
     )

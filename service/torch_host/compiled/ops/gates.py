@@ -4,10 +4,12 @@ from enum import IntEnum
 
 from numba import njit, types
 
+from service.torch_host.compiled import batch
 from service.torch_host.compiled.codegen.operand import put_operand
 from service.torch_host.compiled.codegen.scalars import FAST, exp, float32s, int64s, sigmoid
 from service.torch_host.compiled.formats.format import Format
-from service.torch_host.compiled.program import Buffer, Kernel, Program
+from service.torch_host.compiled.kernel import Buffer, Kernel
+from service.torch_host.compiled.program import Program
 from service.torch_host.compiled.uncompilable import Uncompilable
 
 
@@ -85,21 +87,33 @@ def _multiply(row, values, factor, width):
 
 
 @Kernel
-def _gate(address, thread, threads):
-    p = int64s(address)
-    batch = int64s(p[0])
-    gates, gate_stride, values, value_stride, width = p[1], p[2], p[3], p[4], p[5]
-    out, out_stride, kind, function, rows_per_token = p[6], p[7], p[8], p[9], p[10]
-    openings, opening_stride = p[11], p[12]
-    scratch = batch[16] + thread * batch[17]
-    count = batch[0] * rows_per_token
+def _gate(
+    batch_head,
+    thread,
+    threads,
+    gates,
+    gates_stride,
+    values,
+    values_stride,
+    width,
+    out,
+    out_stride,
+    kind,
+    function,
+    rows_per_token,
+    openings,
+    openings_stride,
+):
+    fields = int64s(batch_head)
+    scratch = fields[batch.SCRATCH] + thread * fields[batch.SCRATCH_BYTES]
+    count = fields[batch.TOKENS] * rows_per_token
     for row in range(count * thread // threads, count * (thread + 1) // threads):
-        activate_row(function, gates + row * gate_stride, scratch, width)
+        activate_row(function, gates + row * gates_stride, scratch, width)
         if values != 0:
             opened = types.float32(1.0)
             if openings != 0:
-                opened = sigmoid(float32s(openings + row * opening_stride)[0])
-            _multiply(scratch, values + row * value_stride, opened, width)
+                opened = sigmoid(float32s(openings + row * openings_stride)[0])
+            _multiply(scratch, values + row * values_stride, opened, width)
         put_operand(kind, scratch, out + row * out_stride, width)
 
 
@@ -122,16 +136,12 @@ def gate(
     program.scratch(gates.width * 4)
     program.add(
         _gate,
-        gates.address,
-        gates.stride,
-        values.address if values else 0,
-        values.stride if values else 0,
-        gates.width,
-        out.address,
-        out.stride,
-        program.kind if kind is None else kind,
-        function,
-        rows_per_token,
-        openings.address if openings else 0,
-        openings.stride if openings else 0,
+        gates=gates,
+        values=values,
+        width=gates.width,
+        out=out,
+        kind=program.kind if kind is None else kind,
+        function=function,
+        rows_per_token=rows_per_token,
+        openings=openings,
     )

@@ -2,6 +2,7 @@
 
 from numba import njit, types
 
+from service.torch_host.compiled import batch
 from service.torch_host.compiled.codegen.operand import quantized
 from service.torch_host.compiled.codegen.scalars import (
     float32s,
@@ -9,8 +10,9 @@ from service.torch_host.compiled.codegen.scalars import (
     number,
 )
 from service.torch_host.compiled.formats.registry import multiply, read_row
+from service.torch_host.compiled.kernel import Buffer, Float32, Kernel
 from service.torch_host.compiled.packing import Packed
-from service.torch_host.compiled.program import Buffer, Field, Kernel, Program, bits
+from service.torch_host.compiled.program import Program
 
 
 @njit
@@ -65,13 +67,29 @@ def multiply_panels(
 
 
 @Kernel
-def _product(address, thread, threads):
-    p = int64s(address)
-    batch = int64s(p[0])
-    kind, x, x_stride, w, panels, steps, scales = p[1], p[2], p[3], p[4], p[5], p[6], p[7]
-    out, out_stride, bias, scale, add, rows = p[8], p[9], p[10], number(p[11]), p[12], batch[p[13]]
-    if p[14] != 0:
-        out = batch[p[14]]
+def _product(
+    batch_head,
+    thread,
+    threads,
+    kind,
+    x,
+    x_stride,
+    w,
+    panels,
+    steps,
+    scales,
+    out,
+    out_stride,
+    bias,
+    scale: Float32,
+    add,
+    rows_field,
+    out_field,
+):
+    fields = int64s(batch_head)
+    scale, rows = number(scale), fields[rows_field]
+    if out_field != 0:
+        out = fields[out_field]
     first, panel, end = 0, 0, panels
     if panels >= 4 * threads or rows < threads:
         panel, end = panels * thread // threads, panels * (thread + 1) // threads
@@ -106,27 +124,26 @@ def _multiply(
     *,
     add: bool,
     scale: float,
-    rows: Field,
+    rows: int,
     out_field: int,
 ) -> None:
     assert x.width == weight.inputs
     x = quantized(program, x, weight.kind, rows=rows)
     program.add(
         _product,
-        weight.kind,
-        x.address,
-        x.stride,
-        weight.address,
-        weight.panels,
-        weight.steps,
-        weight.scales,
-        out,
-        out_stride,
-        weight.bias,
-        bits(scale),
-        add,
-        rows,
-        out_field,
+        kind=weight.kind,
+        x=x,
+        w=weight.address,
+        panels=weight.panels,
+        steps=weight.steps,
+        scales=weight.scales,
+        out=out,
+        out_stride=out_stride,
+        bias=weight.bias,
+        scale=scale,
+        add=add,
+        rows_field=rows,
+        out_field=out_field,
     )
 
 
@@ -138,7 +155,7 @@ def linear(
     *,
     add: bool = False,
     scale: float = 1.0,
-    rows: Field = Field.TOKENS,
+    rows: int = batch.TOKENS,
 ) -> None:
     """`out = x @ weight.T * scale + bias`, or added to what `out` holds. `out` is float32."""
     assert out.stride >= weight.outputs * 4
@@ -165,37 +182,47 @@ def head(program: Program, x: Buffer, weight: Packed, *, scale: float = 1.0) -> 
         weight.outputs * 4,
         add=False,
         scale=scale,
-        rows=Field.LOGITS_ROWS,
-        out_field=Field.LOGITS,
+        rows=batch.LOGITS_ROWS,
+        out_field=batch.LOGITS,
     )
 
 
 @Kernel
-def _embed(address, thread, threads):
-    p = int64s(address)
-    batch = int64s(p[0])
-    tokens, ids = batch[0], int64s(batch[2])
-    w, panels, steps, out, stride = p[1], p[2], p[3], p[4], p[5]
-    scale, kind, scales, width = number(p[6]), p[7], p[8], p[9]
+def _embed(
+    batch_head,
+    thread,
+    threads,
+    w,
+    panels,
+    steps,
+    out,
+    out_stride,
+    scale: Float32,
+    kind,
+    scales,
+    width,
+):
+    fields = int64s(batch_head)
+    tokens, ids = fields[batch.TOKENS], int64s(fields[batch.TOKEN_IDS])
+    scale = number(scale)
     for token in range(tokens * thread // threads, tokens * (thread + 1) // threads):
         panel, lane = ids[token] // 16, ids[token] % 16
         group = panel // 4
         jump = min(4, panels - group * 4) * 64
         at = w + group * 4 * steps * 64 + (panel - group * 4) * 64 + lane * 4
-        read_row(kind, at, jump, lane, out + token * stride, width, scale, scales, ids[token])
+        read_row(kind, at, jump, lane, out + token * out_stride, width, scale, scales, ids[token])
 
 
 def embed(program: Program, weight: Packed, out: Buffer, *, scale: float = 1.0) -> None:
     """`out = weight[token ids] * scale`, from the packed matrix that may be the head's too."""
     program.add(
         _embed,
-        weight.address,
-        weight.panels,
-        weight.steps,
-        out.address,
-        out.stride,
-        bits(scale),
-        weight.kind,
-        weight.scales,
-        weight.inputs,
+        w=weight.address,
+        panels=weight.panels,
+        steps=weight.steps,
+        out=out,
+        scale=scale,
+        kind=weight.kind,
+        scales=weight.scales,
+        width=weight.inputs,
     )

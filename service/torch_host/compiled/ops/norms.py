@@ -5,9 +5,11 @@ import math
 import torch
 from numba import njit, types
 
+from service.torch_host.compiled import batch
 from service.torch_host.compiled.codegen.operand import put_operand
 from service.torch_host.compiled.codegen.scalars import FAST, float32s, int64s, number
-from service.torch_host.compiled.program import Buffer, Field, Kernel, Program, bits
+from service.torch_host.compiled.kernel import Buffer, Float32, Kernel
+from service.torch_host.compiled.program import Program
 
 
 @njit(fastmath=FAST, error_model="numpy")
@@ -47,15 +49,29 @@ def _layer_norm_row(x, weight, bias, out, width, eps):
 
 
 @Kernel
-def _norm(address, thread, threads):
-    p = int64s(address)
-    batch = int64s(p[0])
-    x, x_stride, width, weight, bias, eps = p[1], p[2], p[3], p[4], p[5], number(p[6])
-    out, out_stride, kind, centred, rows, chosen = p[7], p[8], p[9], p[10], p[11], p[12]
-    scratch = batch[16] + thread * batch[17]
-    count = batch[rows]
+def _norm(
+    batch_head,
+    thread,
+    threads,
+    x,
+    x_stride,
+    width,
+    weight,
+    bias,
+    eps: Float32,
+    out,
+    out_stride,
+    kind,
+    centred,
+    rows,
+    chosen,
+):
+    fields = int64s(batch_head)
+    eps = number(eps)
+    scratch = fields[batch.SCRATCH] + thread * fields[batch.SCRATCH_BYTES]
+    count = fields[rows]
     for row in range(count * thread // threads, count * (thread + 1) // threads):
-        token = row if chosen == 0 else int64s(batch[chosen])[row]
+        token = row if chosen == 0 else int64s(fields[chosen])[row]
         if centred != 0:
             _layer_norm_row(x + token * x_stride, weight, bias, scratch, width, eps)
         else:
@@ -82,29 +98,38 @@ def norm(
     program.scratch(x.width * 4)
     program.add(
         _norm,
-        x.address,
-        x.stride,
-        x.width,
-        program.vector(weight),
-        program.vector(bias),
-        bits(eps),
-        out.address,
-        out.stride,
-        program.kind if kind is None else kind,
-        centred,
-        Field.LOGITS_ROWS if of_logits else Field.TOKENS,
-        Field.LOGITS_TOKENS if of_logits else 0,
+        x=x,
+        width=x.width,
+        weight=program.vector(weight),
+        bias=program.vector(bias),
+        eps=eps,
+        out=out,
+        kind=program.kind if kind is None else kind,
+        centred=centred,
+        rows=batch.LOGITS_ROWS if of_logits else batch.TOKENS,
+        chosen=batch.LOGITS_TOKENS if of_logits else 0,
     )
 
 
 @Kernel
-def _add_norm(address, thread, threads):
-    p = int64s(address)
-    batch = int64s(p[0])
-    x, x_stride, width, weight, eps = p[1], p[2], p[3], p[4], number(p[5])
-    out, out_stride, scale = p[6], p[7], number(p[8])
-    scratch = batch[16] + thread * batch[17]
-    tokens = batch[0]
+def _add_norm(
+    batch_head,
+    thread,
+    threads,
+    x,
+    x_stride,
+    width,
+    weight,
+    eps: Float32,
+    out,
+    out_stride,
+    scale: Float32,
+):
+    fields = int64s(batch_head)
+    eps = number(eps)
+    scale = number(scale)
+    scratch = fields[batch.SCRATCH] + thread * fields[batch.SCRATCH_BYTES]
+    tokens = fields[batch.TOKENS]
     for token in range(tokens * thread // threads, tokens * (thread + 1) // threads):
         rms_norm_row(x + token * x_stride, weight, scratch, width, eps)
         source, target = float32s(scratch), float32s(out + token * out_stride)
@@ -124,13 +149,5 @@ def add_norm(
     """`out += rms_norm(x) * scale`: a block whose result is normalized before it is added."""
     program.scratch(x.width * 4)
     program.add(
-        _add_norm,
-        x.address,
-        x.stride,
-        x.width,
-        program.vector(weight),
-        bits(eps),
-        out.address,
-        out.stride,
-        bits(scale),
+        _add_norm, x=x, width=x.width, weight=program.vector(weight), eps=eps, out=out, scale=scale
     )

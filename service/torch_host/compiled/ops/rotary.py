@@ -5,22 +5,37 @@ import math
 import torch
 from numba import types
 
+from service.torch_host.compiled import batch
 from service.torch_host.compiled.codegen.scalars import float32s, int64s, number
-from service.torch_host.compiled.program import Buffer, Kernel, Program, bits
+from service.torch_host.compiled.kernel import Buffer, Float32, Kernel
+from service.torch_host.compiled.program import Program
 
 
 @Kernel
-def _angles(address, thread, threads):
-    p = int64s(address)
-    batch = int64s(p[0])
-    tokens, positions, longs = batch[0], int64s(batch[3]), int64s(batch[10])
-    width, out, stride = p[1], p[2], p[3]
+def _angles(
+    batch_head,
+    thread,
+    threads,
+    width,
+    out,
+    out_stride,
+    short,
+    long,
+    short_factor: Float32,
+    long_factor: Float32,
+):
+    fields = int64s(batch_head)
+    tokens, positions, longs = (
+        fields[batch.TOKENS],
+        int64s(fields[batch.POSITIONS]),
+        int64s(fields[batch.LONG_ROPES]),
+    )
     for token in range(tokens * thread // threads, tokens * (thread + 1) // threads):
-        long = longs[token] != 0
-        frequencies = float32s(p[5] if long else p[4])
-        factor = number(p[7]) if long else number(p[6])
-        cosines = float32s(out + token * stride)
-        sines = float32s(out + token * stride + width * 4)
+        is_long = longs[token] != 0
+        frequencies = float32s(long if is_long else short)
+        factor = number(long_factor) if is_long else number(short_factor)
+        cosines = float32s(out + token * out_stride)
+        sines = float32s(out + token * out_stride + width * 4)
         for i in range(width):
             angle = types.float32(frequencies[i] * types.float32(positions[token]))
             cosines[i] = math.cos(angle) * factor
@@ -44,6 +59,12 @@ def angles(
     if long_frequencies is None:
         long_factor = factor
     program.add(
-        _angles, width, out.address, out.stride, short, long, bits(factor), bits(long_factor)
+        _angles,
+        width=width,
+        out=out,
+        short=short,
+        long=long,
+        short_factor=factor,
+        long_factor=long_factor,
     )
     return out

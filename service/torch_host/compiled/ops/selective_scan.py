@@ -6,12 +6,14 @@ from typing import Final, NamedTuple
 import torch
 from numba import njit
 
+from service.torch_host.compiled import batch
 from service.torch_host.compiled.codegen.lanes import LANES
 from service.torch_host.compiled.codegen.operand import put_operand
 from service.torch_host.compiled.codegen.scalars import FAST, float32s, int64s, number
+from service.torch_host.compiled.kernel import Buffer, Float32, Kernel
 from service.torch_host.compiled.ops.norms import rms_norm_row
 from service.torch_host.compiled.ops.selective_step import step, turn
-from service.torch_host.compiled.program import Buffer, Kernel, Program, bits
+from service.torch_host.compiled.program import Program
 from service.torch_host.compiled.uncompilable import Uncompilable
 
 #: Channels that one thread advances together: a row's part is then worth fetching.
@@ -39,13 +41,27 @@ class Selected(NamedTuple):
 
 
 @Kernel
-def _select(address, thread, threads):
-    p = int64s(address)
-    batch = int64s(p[0])
-    x, x_stride, rank, states, out, out_stride, kind = p[1], p[2], p[3], p[4], p[5], p[6], p[7]
-    normed, delta_norm, inputs_norm, outputs_norm, eps = p[8], p[9], p[10], p[11], number(p[12])
-    scratch = batch[16] + thread * batch[17]
-    tokens, width = batch[0], rank + rank % 2
+def _select(
+    batch_head,
+    thread,
+    threads,
+    x,
+    x_stride,
+    rank,
+    states,
+    out,
+    out_stride,
+    kind,
+    normed,
+    delta_norm,
+    inputs_norm,
+    outputs_norm,
+    eps: Float32,
+):
+    fields = int64s(batch_head)
+    eps = number(eps)
+    scratch = fields[batch.SCRATCH] + thread * fields[batch.SCRATCH_BYTES]
+    tokens, width = fields[batch.TOKENS], rank + rank % 2
     float32s(scratch)[width - 1] = 0.0
     for token in range(tokens * thread // threads, tokens * (thread + 1) // threads):
         row = x + token * x_stride
@@ -68,18 +84,16 @@ def select(program: Program, x: Buffer, rank: int, states: int, norms: Norms | N
     program.scratch(width * 4)
     program.add(
         _select,
-        x.address,
-        x.stride,
-        rank,
-        states,
-        out.address,
-        out.stride,
-        program.kind,
-        norms is not None,
-        program.vector(norms.delta if norms else None),
-        program.vector(norms.inputs if norms else None),
-        program.vector(norms.outputs if norms else None),
-        bits(norms.eps if norms else 0.0),
+        x=x,
+        rank=rank,
+        states=states,
+        out=out,
+        kind=program.kind,
+        normed=norms is not None,
+        delta_norm=program.vector(norms.delta if norms else None),
+        inputs_norm=program.vector(norms.inputs if norms else None),
+        outputs_norm=program.vector(norms.outputs if norms else None),
+        eps=norms.eps if norms else 0.0,
     )
     return Selected(out, x.columns(rank, states), x.columns(rank + states, states))
 
@@ -111,19 +125,35 @@ def _turned_back(source, target, states):
 
 
 @Kernel
-def _scan(address, thread, threads):
-    p = int64s(address)
-    batch = int64s(p[0])
-    hidden, hidden_stride, delta, delta_stride = p[1], p[2], p[3], p[4]
-    gate, gate_stride = p[5], p[6]
-    selected, selected_stride, channels, states = p[7], p[8], p[9], p[10]
-    bias, skip, decay, state, out, out_stride = p[11], p[12], p[13], p[14], p[15], p[16]
-    half = 1 if p[17] == 1 else 0
+def _scan(
+    batch_head,
+    thread,
+    threads,
+    hidden,
+    hidden_stride,
+    delta,
+    delta_stride,
+    gate,
+    gate_stride,
+    selected,
+    selected_stride,
+    channels,
+    states,
+    bias,
+    skip,
+    decay,
+    state,
+    out,
+    out_stride,
+    kind,
+):
+    fields = int64s(batch_head)
+    half = 1 if kind == 1 else 0
     wide = 2 if half != 0 else 4
-    firsts, slots = int64s(batch[5]), int64s(batch[6])
-    scratch = batch[16] + thread * batch[17]
+    firsts, slots = int64s(fields[batch.FIRST_TOKENS]), int64s(fields[batch.ROWS])
+    scratch = fields[batch.SCRATCH] + thread * fields[batch.SCRATCH_BYTES]
     blocks = (channels + 63) // 64
-    items = batch[1] * blocks
+    items = fields[batch.SEGMENTS] * blocks
     for item in range(items * thread // threads, items * (thread + 1) // threads):
         segment, begin = item // blocks, item % blocks * 64
         end = min(begin + 64, channels)
@@ -182,22 +212,17 @@ def selective_scan(
     powers = decay.double() * math.log2(math.e)
     program.add(
         _scan,
-        hidden.address,
-        hidden.stride,
-        delta.address,
-        delta.stride,
-        gate.address,
-        gate.stride,
-        selected.inputs.address,
-        selected.inputs.stride,
-        channels,
-        states,
-        program.vector(delta_bias),
-        program.vector(skip),
-        program.vector(powers.view(-1, LANES, states).transpose(1, 2)),
-        state.data_ptr(),
-        out.address,
-        out.stride,
-        program.kind,
+        hidden=hidden,
+        delta=delta,
+        gate=gate,
+        selected=selected.inputs,
+        channels=channels,
+        states=states,
+        bias=program.vector(delta_bias),
+        skip=program.vector(skip),
+        decay=program.vector(powers.view(-1, LANES, states).transpose(1, 2)),
+        state=state.data_ptr(),
+        out=out,
+        kind=program.kind,
     )
     return out

@@ -15,6 +15,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from service.torch_host.compiled import batch
 from service.torch_host.compiled.codegen.lanes import (
     F32,
     FLOATS,
@@ -30,7 +31,8 @@ from service.torch_host.compiled.codegen.lanes import (
     store,
 )
 from service.torch_host.compiled.codegen.scalars import FAST, exp, float32s, int64s, number
-from service.torch_host.compiled.program import Buffer, Kernel, Program, bits
+from service.torch_host.compiled.kernel import Buffer, Float32, Kernel
+from service.torch_host.compiled.program import Program
 from service.torch_host.compiled.uncompilable import Uncompilable
 
 #: Rows of a state that a step of many tokens advances together, so that B and C are loaded once.
@@ -151,23 +153,44 @@ def _advance(state, rows, row_bytes, steps, step, decay, x, b, c, skip, out, inp
 
 
 @Kernel
-def _ssd(address, thread, threads):
-    p = int64s(address)
-    batch = int64s(p[0])
-    x, x_stride, b, b_stride, c, c_stride = p[1], p[2], p[3], p[4], p[5], p[6]
-    dt, dt_stride, out, out_stride, state = p[7], p[8], p[9], p[10], p[11]
-    heads, shared, size, width = p[12], p[13], p[14], p[15]
-    rates, skips, biases = float32s(p[16]), float32s(p[17]), float32s(p[18])
-    scale, low, high = number(p[19]), number(p[20]), number(p[21])
-    if batch[11] == 0:
+def _ssd(
+    batch_head,
+    thread,
+    threads,
+    x,
+    x_stride,
+    b,
+    b_stride,
+    c,
+    c_stride,
+    dt,
+    dt_stride,
+    out,
+    out_stride,
+    state,
+    heads,
+    shared,
+    size,
+    width,
+    rates,
+    skips,
+    biases,
+    scale: Float32,
+    low: Float32,
+    high: Float32,
+):
+    fields = int64s(batch_head)
+    rates, skips, biases = float32s(rates), float32s(skips), float32s(biases)
+    scale, low, high = number(scale), number(low), number(high)
+    if fields[batch.PREFILLING] == 0:
         low, high = types.float32(0.0), types.float32(math.inf)
-    firsts, slots = int64s(batch[5]), int64s(batch[6])
-    steps = batch[16] + thread * batch[17]
+    firsts, slots = int64s(fields[batch.FIRST_TOKENS]), int64s(fields[batch.ROWS])
+    steps = fields[batch.SCRATCH] + thread * fields[batch.SCRATCH_BYTES]
     decays, inputs = steps + 256, steps + 512
     step, decay = float32s(steps), float32s(decays)
     row_bytes = width * 4
     quads = (size + 3) // 4
-    items = batch[1] * heads * quads
+    items = fields[batch.SEGMENTS] * heads * quads
     item, end = items * thread // threads, items * (thread + 1) // threads
     while item < end:
         segment, head, quad = item // quads // heads, item // quads % heads, item % quads
@@ -246,25 +269,20 @@ def ssd(
     program.scratch(2 * _TOKENS * 4 + size * 4)
     program.add(
         _ssd,
-        x.address,
-        x.stride,
-        b.address,
-        b.stride,
-        c.address,
-        c.stride,
-        dt.address,
-        dt.stride,
-        out.address,
-        out.stride,
-        state.data_ptr(),
-        heads,
-        heads // (b.width // width),
-        size,
-        width,
-        program.vector(rate),
-        program.vector(skip),
-        program.vector(dt_bias),
-        bits(dt_scale),
-        bits(dt_limit[0]),
-        bits(dt_limit[1]),
+        x=x,
+        b=b,
+        c=c,
+        dt=dt,
+        out=out,
+        state=state.data_ptr(),
+        heads=heads,
+        shared=heads // (b.width // width),
+        size=size,
+        width=width,
+        rates=program.vector(rate),
+        skips=program.vector(skip),
+        biases=program.vector(dt_bias),
+        scale=dt_scale,
+        low=dt_limit[0],
+        high=dt_limit[1],
     )

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from service.torch_host.compiled import batch
 from service.torch_host.compiled.formats.floats import FLOAT32
+from service.torch_host.compiled.kernel import Buffer
 from service.torch_host.compiled.ops.delta_rule import delta_rule
-from service.torch_host.compiled.program import Buffer, Field, Program
+from service.torch_host.compiled.program import Program
 
 SLOTS = 4
 SHAPES = {
@@ -58,8 +60,8 @@ class Layer:
         firsts = np.cumsum([0, *map(len, segments.values())], dtype=np.int64)
         slots = np.array(list(segments), dtype=np.int64)
         head = self._program.head
-        head[Field.TOKENS], head[Field.SEGMENTS] = len(chosen), len(segments)
-        head[Field.FIRST_TOKENS], head[Field.ROWS] = firsts.ctypes.data, slots.ctypes.data
+        head[batch.TOKENS], head[batch.SEGMENTS] = len(chosen), len(segments)
+        head[batch.FIRST_TOKENS], head[batch.ROWS] = firsts.ctypes.data, slots.ctypes.data
         self._program.run()
         return view(self._out, len(chosen)).clone()
 

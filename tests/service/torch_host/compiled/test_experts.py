@@ -8,14 +8,16 @@ import torch
 from torch.nn.functional import silu
 from transformers.models.phimoe.modeling_phimoe import sparsemixer
 
+from service.torch_host.compiled import batch
 from service.torch_host.compiled.blocks.assembly import Assembly
 from service.torch_host.compiled.blocks.experts import add_experts, mixed_experts
 from service.torch_host.compiled.formats.floats import BFLOAT16, FLOAT32
 from service.torch_host.compiled.formats.format import Format
 from service.torch_host.compiled.formats.int8 import INT8
+from service.torch_host.compiled.kernel import Buffer
 from service.torch_host.compiled.ops.experts import Routing, Scoring, route
 from service.torch_host.compiled.ops.gates import Activation
-from service.torch_host.compiled.program import Buffer, Field, Program
+from service.torch_host.compiled.program import Program
 from service.torch_host.compiled.states import Slots
 
 TOKENS, WIDTH, HIDDEN, EXPERTS = 21, 32, 24, 8
@@ -45,7 +47,7 @@ def rows(program: Program, buffer: Buffer, dtype: torch.dtype) -> torch.Tensor:
 
 def run(program: Program, tokens: int) -> None:
     """Run a program over some tokens."""
-    program.head[Field.TOKENS] = tokens
+    program.head[batch.TOKENS] = tokens
     program.finish()
     program.run()
 

@@ -9,6 +9,7 @@ from numba import njit
 from support import one_pass
 
 from model_registry.sources.packed import PACKED_FORMAT
+from service.torch_host.compiled import batch
 from service.torch_host.compiled.codegen import quantized_tiles, tiles
 from service.torch_host.compiled.codegen.quantized_tiles import Grouped4Tile, Grouped8Tile, Int8Tile
 from service.torch_host.compiled.codegen.tile_writers import Tile
@@ -17,7 +18,7 @@ from service.torch_host.compiled.formats.grouped import GROUPED4, GROUPED8
 from service.torch_host.compiled.formats.int8 import INT8
 from service.torch_host.compiled.ops.linear import embed, linear
 from service.torch_host.compiled.packing import Packed, pack
-from service.torch_host.compiled.program import Field, Program
+from service.torch_host.compiled.program import Program
 from service.torch_host.compiled.quantized import Groups, attach, by_group, by_output
 
 OUTPUTS, INPUTS, ROWS = 200, 96, 13
@@ -120,7 +121,7 @@ def test_embeddings_are_the_codes_values(code_bits):
     embed(program, pack(program, [weight_with(groups)]), out)
     program.finish()
     ids = np.arange(OUTPUTS, dtype=np.int64)
-    program.head[Field.TOKEN_IDS] = ids.ctypes.data
+    program.head[batch.TOKEN_IDS] = ids.ctypes.data
     one_pass.run(program, [(0, OUTPUTS)])
 
     torch.testing.assert_close(one_pass.rows(program, out), groups.values(), rtol=1e-6, atol=1e-6)

@@ -9,9 +9,10 @@ import torch
 from support.one_pass import filled, rows, run
 from torch.nn import functional
 
+from service.torch_host.compiled import batch
 from service.torch_host.compiled.formats.floats import FLOAT32
 from service.torch_host.compiled.ops.ssd import ssd
-from service.torch_host.compiled.program import Field, Program
+from service.torch_host.compiled.program import Program
 
 SLOTS, TOKENS = 4, 90
 SEGMENTS = ((2, 66), (0, 1), (3, 20), (1, 3))
@@ -92,7 +93,7 @@ class Layer:
             dt_limit=limit,
         )
         program.finish()
-        program.head[Field.PREFILLING] = prefilling
+        program.head[batch.PREFILLING] = prefilling
         outputs, first = [], 0
         for segments in passes:
             tokens = sum(count for _, count in segments)

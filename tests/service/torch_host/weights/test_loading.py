@@ -16,7 +16,7 @@ from support import oracle, tiny_models
 from model_registry.spec import Quantization, ResolvedModel
 from service.core.errors import ModelNotReady
 from service.torch_host.compiled.architectures import ASSEMBLERS
-from service.torch_host.compiled.program import Kernel
+from service.torch_host.compiled.kernel import Kernel
 from service.torch_host.weights.loading import EAGER, load
 
 
