@@ -1,45 +1,39 @@
-"""Rotary frequencies that depend on a sequence's length: LongRoPE, used by Phi-3.5.
+"""LongRoPE: rotary frequencies that depend on a sequence's length, as in Phi-3.5.
 
-Up to a length the model rotates with short factors, beyond it with long ones, keys of earlier
-tokens included. transformers decides by the longest sequence of a batch, and its `generate`
-computes the cache anew when a sequence crosses the length. So here a batch never mixes the two,
-and a sequence that crosses is computed anew, which needs its token ids.
+Sequences up to `switch_tokens` are rotated with short factors, longer ones with long factors, the
+keys of their earlier tokens included. transformers decides by the longest sequence of a batch, and
+its `generate` recomputes the cache when a sequence crosses the switch. Here each slot has its own
+factors: a prompt known to be long is rotated with the long ones from its first token, and a
+sequence that crosses while it is decoded is prefilled again.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from service.core.errors import ModelNotReady
 
 
 class LongRope:
-    """Which factors a slot's sequence is rotated with."""
+    """The factors that each slot's sequence is rotated with."""
 
     def __init__(self, switch_tokens: int, slots: int) -> None:
         self.switch_tokens = switch_tokens
-        self._token_ids: list[list[int]] = [[] for _ in range(slots)]
+        self._long = [False] * slots
 
-    def clear(self, slot: int) -> None:
-        """A slot starts anew."""
-        self._token_ids[slot] = []
+    def begin(self, slot: int, sequence_tokens: int) -> None:
+        """Choose the factors of a new sequence, of which so many tokens are known."""
+        self._long[slot] = sequence_tokens > self.switch_tokens
 
-    def crosses(self, slot: int, new_tokens: int) -> bool:
-        """Whether what the slot holds was rotated with factors that no longer hold."""
-        length = len(self._token_ids[slot])
-        return 0 < length <= self.switch_tokens < length + new_tokens
-
-    def append(self, slot: int, token_ids: Sequence[int]) -> list[int]:
-        """Remember new tokens; returns the whole sequence."""
-        self._token_ids[slot].extend(token_ids)
-        return self._token_ids[slot]
+    def holds(self, slot: int, length_tokens: int) -> bool:
+        """Whether the slot's factors are right for a sequence of this length."""
+        return self._long[slot] or length_tokens <= self.switch_tokens
 
     def is_long(self, slot: int) -> bool:
-        """Whether a slot's tokens, the last one included, are rotated with the long factors."""
-        return len(self._token_ids[slot]) > self.switch_tokens
+        """Whether the slot's tokens are rotated with the long factors."""
+        return self._long[slot]
 
 
 def long_rope(config: Any, slots: int) -> LongRope | None:  # noqa: ANN401 - a transformers config
-    """What a text config's rotary embedding needs; None if its frequencies are fixed.
+    """Read a text config's rotary embedding; None if its frequencies are fixed.
 
     Raises ModelNotReady for frequencies that change with the longest sequence of a batch.
     """

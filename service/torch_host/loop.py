@@ -1,4 +1,4 @@
-"""The engine loop: one thread owns all models of a device and steps them in turn."""
+"""EngineLoop: one thread owns all models of a device and steps them in turn."""
 
 import logging
 import math
@@ -17,26 +17,26 @@ from service.core.errors import EngineFailed, TriptychError
 from service.core.events import EngineEvent
 from service.engines.torch.protocol.last_step import LastStep
 from service.engines.torch.protocol.messages import (
-    DeviceMemory,
     Events,
     FromHost,
     Heartbeat,
-    MemoryReport,
+    PromptScores,
     RequestFailed,
-    StepTimes,
     Unloaded,
 )
+from service.torch_host.faults import fault_message, log_fault
 from service.torch_host.heap import Heap
-from service.torch_host.sampling import choose, score
+from service.torch_host.memory_reports import MemoryReports
+from service.torch_host.sampling import Choice, choose, score
 from service.torch_host.scheduler import Decode, Prefill, Scheduler
 from service.torch_host.sequence import Sequence
 from service.torch_host.slot_model import SlotModel
 
-SCORED_LOGITS: Final = 2**23
-"""Most logits that one chunk of a scored prompt may have: 32 MiB of float32."""
+SCORED_AT_ONCE: Final = 2**21
+"""Most logits whose log-probabilities are computed at once: 8 MiB of float32."""
 
-MEMORY_REPORT_NS: Final = 250_000_000
-"""Shortest time between two reports of one model's memory."""
+FRAME_SCORES: Final = 2**14
+"""Most log-probabilities that one frame carries; each takes less than a kilobyte."""
 
 Result = TypeVar("Result")
 
@@ -44,10 +44,10 @@ log = logging.getLogger(__name__)
 
 
 class EngineLoop:
-    """Runs requests step by step and emits what each step produced.
+    """Runs requests step by step and emits the events of each step.
 
-    The public methods except `run` and `step` may be called from any thread: they leave an order
-    that the loop takes before its next step. A request's own error ends that request only.
+    The public methods except `run` and `step` may be called from any thread: they queue a command
+    that the loop runs before its next step. A request's own error ends that request only.
     """
 
     def __init__(
@@ -57,47 +57,45 @@ class EngineLoop:
         self._last_step = last_step
         self._turns = 0
         self._resting = False
-        self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._scheduler = Scheduler()
         self._models: dict[str, SlotModel] = {}
         self._sequences: dict[str, Sequence] = {}
         self._events: list[tuple[str, EngineEvent]] = []
-        self._memory_changed: set[str] = set()
-        self._memory_reported_ns: dict[str, int] = {}
+        self._memory = MemoryReports(self._models, self._scheduler.step_times, emit)
         self._heap = Heap()
         self._rested = True
-        """Whether there was nothing to do before this step: its memory is reported at once."""
+        """Whether the loop was idle before this step, whose memory is then reported at once."""
         self._stopping = False
 
     def __repr__(self) -> str:
-        """Show the counts."""
         return f"<EngineLoop {len(self._models)} models, {len(self._sequences)} requests>"
 
     def add_model(
         self, model: SlotModel, *, chunk_tokens: int, max_itl_ms: float = math.inf
     ) -> None:
-        """Take a loaded model in."""
-        self._orders.put(partial(self._add_model, model, chunk_tokens, max_itl_ms))
+        """Add a loaded model."""
+        self._commands.put(partial(self._add_model, model, chunk_tokens, max_itl_ms))
 
     def remove_model(self, model_id: str) -> None:
         """Fail a model's requests and free its memory; emits Unloaded."""
-        self._orders.put(partial(self._remove_model, model_id))
+        self._commands.put(partial(self._remove_model, model_id))
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a request."""
-        self._orders.put(partial(self._submit, sequence))
+        self._commands.put(partial(self._submit, sequence))
 
     def cancel(self, request_id: str) -> None:
         """Drop a request and free its slot before the next step; unknown ids are ignored."""
-        self._orders.put(partial(self._cancel, request_id))
+        self._commands.put(partial(self._cancel, request_id))
 
     def stop(self) -> None:
-        """Make `run` return after the step that it is in."""
-        self._orders.put(self._stop)
+        """Make `run` return after its current step."""
+        self._commands.put(self._stop)
 
     @property
     def heartbeat(self) -> Heartbeat:
-        """How far `run` has come."""
+        """Progress of `run`."""
         return Heartbeat(self._turns, self._resting)
 
     def run(self) -> None:
@@ -106,31 +104,31 @@ class EngineLoop:
             while not self._stopping:
                 self._turns += 1
                 if not self.step() and not self._stopping:
-                    self._report_memory(at_once=True)
+                    self._memory.emit_due(at_once=True)
                     self._rested = True
                     self._wait()
 
     def _wait(self) -> None:
-        """Sleep until there is an order, and take it, or until there is memory to give back."""
+        """Sleep until a command comes, and run it, or until the heap is due to be trimmed."""
         self._note(())
         self._resting = True
         try:
-            order = self._orders.get(timeout=self._heap.due_in_s)
+            command = self._commands.get(timeout=self._heap.due_in_s)
         except queue.Empty:
             self._resting = False
             self._heap.tidy()
         else:
             self._resting = False
-            order()
+            command()
 
     def _note(self, request_ids: Row[str]) -> None:
         if self._last_step is not None:
             self._last_step.note(request_ids)
 
     def step(self) -> bool:
-        """Take all orders, then run one step; False if there was none to run."""
-        while not self._orders.empty():
-            self._orders.get()()
+        """Run all commands, then one step; False if there was none to run."""
+        while not self._commands.empty():
+            self._commands.get()()
         begin_ns = time.monotonic_ns()
         step = self._scheduler.next(begin_ns)
         if step is None or self._stopping:
@@ -147,7 +145,7 @@ class EngineLoop:
         if self._events:
             self._emit(Events(tuple(self._events)))
             self._events.clear()
-        self._report_memory(at_once=self._rested)
+        self._memory.emit_due(at_once=self._rested)
         self._rested = False
         self._heap.tidy()
         return True
@@ -155,34 +153,44 @@ class EngineLoop:
     def _prefill(self, step: Prefill, begin_ns: int) -> None:
         sequence, model = self._sequences[step.request_id], self._models[step.model_id]
         if sequence.slot is None:
-            sequence.slot = model.take()
+            sequence.slot = model.take(
+                prompt_tokens=len(sequence.prompt_ids),
+                most_tokens=len(sequence.prompt_ids) + sequence.limit_tokens,
+            )
             assert sequence.slot is not None  # the scheduler counts slots
-            self._memory_changed.add(step.model_id)
+            self._memory.changed(step.model_id)
         sequence.scheduled(begin_ns, others=0)
-        logits = self._attempt([sequence], partial(self._read, sequence, model, step.tokens))
-        if logits is None:
-            return
+        call = partial(self._prefill_chunk, sequence, model, step.tokens)
+        logits = self._attempt([sequence], "a prefill", call)
+        if logits is not None and sequence.prefilled:
+            self._advance([sequence], logits.unsqueeze(0))
+
+    def _prefill_chunk(self, sequence: Sequence, model: SlotModel, tokens: int) -> Tensor:
+        """Prefill one chunk and score it if asked; logits of its last token, (vocabulary,)."""
+        assert sequence.slot is not None
+        start, scoring = sequence.read_tokens, sequence.scoring
+        chunk = sequence.to_read[start : start + tokens]
+        logits = model.prefill(sequence.slot, chunk, every_logit=scoring)
+        sequence.read_tokens += tokens
+        if scoring:
+            self._score(sequence, logits, sequence.to_read[start + 1 : start + 1 + tokens])
+            logits = logits[-1]
         started = sequence.started()
         if started is not None:
             self._events.append((sequence.request_id, started))
-        if sequence.prefilled:
-            self._advance([sequence], logits.unsqueeze(0))
+        return logits
 
-    def _read(self, sequence: Sequence, model: SlotModel, tokens: int) -> Tensor:
-        """Prefill one chunk and score it if asked; logits of its last token, (vocabulary,)."""
-        assert sequence.slot is not None
-        start = sequence.read_tokens
-        chunk = sequence.prompt_ids[start : start + tokens]
-        logits = model.prefill(sequence.slot, chunk, every_logit=sequence.scores_prompt)
-        sequence.read_tokens += tokens
-        if not sequence.scores_prompt:
-            return logits
+    def _score(self, sequence: Sequence, logits: Tensor, targets: Row[int]) -> None:
+        """Emit the log-probabilities of prompt tokens, which these logits predict."""
         if not torch.isfinite(logits.amax()):
             raise _not_finite()
-        targets = sequence.prompt_ids[start + 1 : start + 1 + tokens]
         alternatives = sequence.sampling.logprobs or 0
-        sequence.score_prompt(score(logits[: len(targets)], targets, alternatives))
-        return logits[-1]
+        rows = min(SCORED_AT_ONCE // logits.shape[-1], FRAME_SCORES // (1 + alternatives))
+        rows = max(1, rows)
+        for first in range(0, max(1, len(targets)), rows):
+            some = targets[first : first + rows]
+            choices = score(logits[first : first + len(some)], some, alternatives)
+            self._emit(PromptScores(sequence.request_id, sequence.score_prompt(choices)))
 
     def _decode(self, step: Decode, begin_ns: int) -> None:
         model = self._models[step.model_id]
@@ -191,12 +199,16 @@ class EngineLoop:
             sequence.scheduled(begin_ns, others=len(sequences) - 1)
         slots = [sequence.slot for sequence in sequences if sequence.slot is not None]
         last_tokens = [sequence.token_ids[-1] for sequence in sequences]
-        logits = self._attempt(sequences, partial(model.decode, slots, last_tokens))
+        logits = self._attempt(
+            sequences, "a decode step", partial(model.decode, slots, last_tokens)
+        )
         if logits is not None:
             self._advance(sequences, logits)
 
-    def _attempt(self, sequences: Row[Sequence], call: Callable[[], Result]) -> Result | None:
-        """What a call of the model gives; None if it failed, and these requests with it.
+    def _attempt(
+        self, sequences: Row[Sequence], doing: str, call: Callable[[], Result]
+    ) -> Result | None:
+        """Return the result of a call; None if it failed, and these requests with it.
 
         A batch whose decode failed is lost as a whole: its states may be half advanced.
         """
@@ -204,36 +216,48 @@ class EngineLoop:
             return call()
         except Exception as error:  # noqa: BLE001  modelling code may raise anything, and the loop serves others
             for sequence in sequences:
-                self._fail(sequence, error)
+                self._fail(sequence, doing, error)
             return None
 
     def _advance(self, sequences: Row[Sequence], logits: Tensor) -> None:
         """Sample a token for each sequence that wants one; end those that are done."""
         samplers = [sequence.sampler for sequence in sequences if not sequence.finish_reason]
-        choices = self._attempt(sequences, partial(choose, logits, samplers)) if samplers else []
+        choices: list[Choice | None] | None = []
+        if samplers:
+            choices = self._attempt(sequences, "sampling", partial(choose, logits, samplers))
         if choices is None:
             return
         at_ns = time.monotonic_ns()
         for sequence, choice in zip_longest(sequences, choices):
             if choice is None and not sequence.finish_reason:
-                self._fail(sequence, _not_finite())
-                continue
-            if choice is not None:
-                self._events.append((sequence.request_id, sequence.take(choice, at_ns)))
-            if sequence.finish_reason:
-                self._finish(sequence)
+                self._fail(sequence, "sampling", _not_finite())
+            else:
+                append = partial(self._append, sequence, choice, at_ns)
+                self._attempt([sequence], "detokenization", append)
 
-    def _finish(self, sequence: Sequence) -> None:
+    def _append(self, sequence: Sequence, choice: Choice | None, at_ns: int) -> None:
+        """Take a sampled token; end the sequence, or restart it, if that is due."""
+        if choice is not None:
+            self._events.append((sequence.request_id, sequence.take(choice, at_ns)))
         model = self._models[sequence.model_id]
+        assert sequence.slot is not None
+        if sequence.finish_reason:
+            self._finish(sequence, model)
+        elif model.must_restart(sequence.slot):
+            sequence.restart()
+            model.restart(sequence.slot, sequence_tokens=len(sequence.to_read))
+            self._scheduler.restart(sequence.model_id, sequence.request_id, len(sequence.to_read))
+
+    def _finish(self, sequence: Sequence, model: SlotModel) -> None:
         assert sequence.slot is not None
         finished = sequence.finished(state=model.state_bytes(sequence.slot), build=model.build)
         self._events.append((sequence.request_id, finished))
         self._retire(sequence)
 
-    def _fail(self, sequence: Sequence, error: Exception) -> None:
+    def _fail(self, sequence: Sequence, doing: str, error: Exception) -> None:
         if not isinstance(error, TriptychError):
-            log.error("%r failed", sequence, exc_info=error)
-            error = EngineFailed(_describe(error))
+            log_fault(log, doing, error, model_id=sequence.model_id, request_id=sequence.request_id)
+            error = EngineFailed(fault_message(doing, error))
         self._retire(sequence)
         self._emit(
             RequestFailed(
@@ -249,7 +273,7 @@ class EngineLoop:
         self._scheduler.drop(sequence.model_id, sequence.request_id)
         if sequence.slot is not None:
             self._models[sequence.model_id].release(sequence.slot)
-            self._memory_changed.add(sequence.model_id)
+            self._memory.changed(sequence.model_id)
         if self._scheduler.idle(sequence.model_id):
             self._heap.rests(sequence.model_id)
 
@@ -262,16 +286,18 @@ class EngineLoop:
             chunk_tokens=chunk_tokens,
             max_itl_ns=max_itl_ms * 1e6,
         )
-        self._memory_changed.add(model_id)
+        self._memory.changed(model_id)
 
     def _remove_model(self, model_id: str) -> None:
         for sequence in list(self._sequences.values()):
             if sequence.model_id == model_id:
-                self._fail(sequence, EngineFailed(f"The model {model_id} was unloaded."))
+                self._fail(
+                    sequence, "unloading", EngineFailed(f"The model {model_id} was unloaded.")
+                )
         model = self._models.pop(model_id, None)
         if model is not None:
             self._scheduler.remove_model(model_id)
-            self._memory_changed.discard(model_id)
+            self._memory.forget(model_id)
             model.close()
             del model
             self._heap.release()
@@ -286,13 +312,12 @@ class EngineLoop:
             )
             return
         self._heap.works(sequence.model_id)
-        scored = max(1, SCORED_LOGITS // model.vocabulary_tokens)
         self._sequences[sequence.request_id] = sequence
         self._scheduler.submit(
             sequence.model_id,
             sequence.request_id,
             len(sequence.prompt_ids),
-            chunk_tokens=scored if sequence.scores_prompt else None,
+            chunk_tokens=model.scored_chunk_tokens if sequence.scores_prompt else None,
         )
 
     def _cancel(self, request_id: str) -> None:
@@ -303,53 +328,6 @@ class EngineLoop:
     def _stop(self) -> None:
         self._stopping = True
 
-    def _report_memory(self, *, at_once: bool) -> None:
-        now_ns = time.monotonic_ns()
-        for model_id in list(self._memory_changed):
-            reported_ns = self._memory_reported_ns.get(model_id, 0)
-            if at_once or now_ns - reported_ns >= MEMORY_REPORT_NS:
-                self._memory_changed.discard(model_id)
-                self._memory_reported_ns[model_id] = now_ns
-                self._emit(self._memory_report(model_id))
-
-    def _memory_report(self, model_id: str) -> MemoryReport:
-        pace = self._scheduler.pace(model_id)
-        requests = pace.decode.mean_size
-        return MemoryReport(
-            model_id,
-            self._models[model_id].memory(),
-            StepTimes(
-                decode_step_ns=_rounded(pace.decode.mean_duration_ns),
-                decode_step_requests=None if requests is None else round(requests, 2),
-                prefill_token_ns=_rounded(pace.prefill.mean_unit_ns),
-            ),
-            _device_memory(),
-        )
-
-
-def _device_memory() -> DeviceMemory | None:
-    if not torch.cuda.is_available():
-        return None
-    return DeviceMemory(
-        name=torch.cuda.get_device_name(),
-        allocated_bytes=torch.cuda.memory_allocated(),
-        reserved_bytes=torch.cuda.memory_reserved(),
-    )
-
-
-def _rounded(value: float | None) -> int | None:
-    return None if value is None else round(value)
-
 
 def _not_finite() -> EngineFailed:
     return EngineFailed("The model produced logits that are not numbers; the answer ends here.")
-
-
-def _describe(error: Exception) -> str:
-    # torch has no class for it on the CPU: a RuntimeError that names its allocator.
-    exhausted = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
-    if exhausted:
-        return "The model ran out of memory while it held the request."
-    return f"The model failed while it held the request ({type(error).__name__})."

@@ -1,8 +1,10 @@
-"""One request inside the engine loop: what it has read, what it has said, and when."""
+"""Sequence: one request in the engine loop, with its tokens, sampler, text and times."""
 
 from collections.abc import Sequence as Row
+from typing import Final
 
 from service.core.chat import ChatPrompt, ChatRequest, TextPrompt
+from service.core.errors import InvalidRequest
 from service.core.events import (
     Delta,
     Finished,
@@ -18,9 +20,12 @@ from service.engines.text.answer_text import AnswerText
 from service.engines.text.codec import TextCodec
 from service.torch_host.sampling import Choice, Sampler
 
+MAX_PROMPT_SCORES: Final = 2**19
+"""Most log-probabilities of prompt tokens that one request may ask for: some 100 MB of memory."""
+
 
 class Sequence:
-    """A request with its token ids, its sampler and its text so far.
+    """A request with its token ids, sampler and text so far.
 
     Built outside the loop, since tokenizing a long prompt takes time. Raises InvalidRequest and
     ContextOverflow.
@@ -50,7 +55,7 @@ class Sequence:
             max_tokens=self.sampling.max_tokens,
             default_tokens=max_answer_tokens,
         )
-        """Most tokens that the answer may have."""
+        """Most tokens of the answer."""
         self.sampler = Sampler(
             self.sampling,
             prompt_ids=self.prompt_ids,
@@ -59,13 +64,17 @@ class Sequence:
         )
         self.scores_prompt = request.echo and self.sampling.logprobs is not None
         """Whether every prompt token's log-probability is asked for."""
+        if self.scores_prompt:
+            check_scores(len(self.prompt_ids), self.sampling.logprobs or 0)
         self.slot: int | None = None
+        self.to_read = self.prompt_ids
+        """Tokens to prefill before the next one is sampled: the prompt, or all after a restart."""
         self.read_tokens = 0
-        """Prompt tokens that are in the slot's state."""
+        """How many of them are in the slot's state."""
         self.token_ids: list[int] = []
-        """Tokens sampled so far; all but the last are in the slot's state."""
+        """Tokens sampled so far; while decoding, all but the last are in the slot's state."""
         self.finish_reason: FinishReason | None = None if self.limit_tokens else "length"
-        """Set with the last token; at once where only the prompt's scores are wanted."""
+        """Set with the last token; from the start where only the prompt's scores are asked for."""
         self.queued_ns = queued_ns
         self.scheduled_ns: int | None = None
         self.first_ns: int | None = None
@@ -76,37 +85,48 @@ class Sequence:
             self.sampling.stop,
             strip_leading_space=codec.strips_leading_space and _opens_a_turn(request),
         )
-        self._prompt_logprobs: list[TokenLogprob] = []
+        self._scored = False
         self._started = False
 
     def __repr__(self) -> str:
-        """Name the request and its counts."""
         return (
-            f"<Sequence {self.request_id}: {self.read_tokens} of {len(self.prompt_ids)} prompt "
-            f"tokens read, {len(self.token_ids)} of {self.limit_tokens} sampled>"
+            f"<Sequence {self.request_id}: {self.read_tokens} of {len(self.to_read)} tokens "
+            f"prefilled, {len(self.token_ids)} of {self.limit_tokens} sampled>"
         )
 
     @property
     def prefilled(self) -> bool:
-        """Whether the whole prompt is in the slot's state."""
-        return self.read_tokens == len(self.prompt_ids)
+        """Whether all that there is to read is in the slot's state."""
+        return self.read_tokens == len(self.to_read)
+
+    @property
+    def scoring(self) -> bool:
+        """Whether the next chunk's tokens are to be scored."""
+        return self.scores_prompt and not self._started
+
+    def restart(self) -> None:
+        """Prefill prompt and answer again: the slot's state no longer holds for them."""
+        self.to_read = [*self.prompt_ids, *self.token_ids]
+        self.read_tokens = 0
 
     def scheduled(self, now_ns: int, *, others: int) -> None:
-        """A step with this request and `others` more begins."""
+        """Note the begin of a step with this request and `others` more."""
         if self.scheduled_ns is None:
             self.scheduled_ns = now_ns
         self.co_scheduled = max(self.co_scheduled, others)
 
-    def score_prompt(self, choices: Row[Choice]) -> None:
-        """Take the log-probabilities of the next prompt tokens."""
-        if not self._prompt_logprobs:
-            first = self.prompt_ids[0]
-            text = self._codec.token_text(first)
-            self._prompt_logprobs.append(TokenLogprob(token_id=first, text=text, logprob=None))
-        self._prompt_logprobs += map(self._logprob, choices)
+    def score_prompt(self, choices: Row[Choice]) -> tuple[TokenLogprob, ...]:
+        """Return the scores of the next prompt tokens; the first token has none."""
+        scores = tuple(map(self._logprob, choices))
+        if self._scored:
+            return scores
+        self._scored = True
+        first = self.prompt_ids[0]
+        text = self._codec.token_text(first)
+        return TokenLogprob(token_id=first, text=text, logprob=None), *scores
 
     def started(self) -> Started | None:
-        """The first event, once: after the first chunk, or the last if the prompt is scored."""
+        """Return the first event, once: after the first chunk, or the last of a scored prompt."""
         if self._started or (self.scores_prompt and not self.prefilled):
             return None
         self._started = True
@@ -118,11 +138,10 @@ class Sequence:
             prompt_tokens=len(self.prompt_ids),
             prompt_token_ids=tuple(self.prompt_ids) if echo else None,
             prompt_text=self._prompt_text() if echo else None,
-            prompt_logprobs=tuple(self._prompt_logprobs) if self.scores_prompt else None,
         )
 
     def take(self, choice: Choice, at_ns: int) -> Delta:
-        """Append a sampled token; sets `finish_reason` if it is the last."""
+        """Append a sampled token; set `finish_reason` if it is the last."""
         token_id = choice.token_id
         self.token_ids.append(token_id)
         self.first_ns = self.first_ns or at_ns
@@ -144,7 +163,7 @@ class Sequence:
         )
 
     def finished(self, *, state: StateBytes, build: ModelBuild) -> Finished:
-        """The last event; flushes the text that was held back."""
+        """Return the last event, with the text that was held back."""
         assert self.finish_reason is not None
         return Finished(
             reason=self.finish_reason,
@@ -174,6 +193,17 @@ class Sequence:
         )
 
 
+def check_scores(prompt_tokens: int, alternatives: int) -> None:
+    """Raise InvalidRequest for more prompt log-probabilities than a request may have."""
+    wanted = prompt_tokens * (1 + alternatives)
+    if wanted > MAX_PROMPT_SCORES:
+        raise InvalidRequest(
+            f"`echo` with `logprobs` asks for {wanted} log-probabilities of the prompt; at most "
+            f"{MAX_PROMPT_SCORES} are computed: lower `logprobs` or shorten the prompt.",
+            param="logprobs",
+        )
+
+
 def _opens_a_turn(request: ChatRequest) -> bool:
-    """Whether the answer is a text of its own rather than the continuation of the prompt's."""
+    """Whether the answer starts a text rather than continues the prompt's."""
     return isinstance(request.prompt, ChatPrompt) and not request.prompt.continue_final_message

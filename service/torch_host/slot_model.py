@@ -1,8 +1,8 @@
-"""A hosted model as the engine loop knows it: slots, and two verbs, prefill and decode."""
+"""SlotModel: a loaded model as the engine loop sees it, with slots, prefill and decode."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 
@@ -10,20 +10,29 @@ from model_registry.spec import ResolvedModel
 from service.core.events import ModelBuild, ModelMemory, StateBytes
 from service.torch_host.long_rope import long_rope
 
+SCORED_LOGITS: Final = 2**23
+"""Most logits that one chunk of a scored prompt may have: 32 MiB of float32."""
+
+SCORED_TOKENS: Final = 512
+"""Most tokens of such a chunk, however small the vocabulary."""
+
 
 class StateOfSlots(Protocol):
-    """Where a model keeps what it remembers of its sequences."""
+    """The state of all sequences of a model: keys and values, convolution and recurrent states."""
 
     lengths: list[int]
 
     def take(self) -> int | None:
-        """A free slot in the state before the first token; None if all are taken."""
+        """Take a free slot, cleared; None if all are taken."""
+
+    def expect(self, slot: int, tokens: int) -> None:
+        """Announce the most tokens that a slot's sequence can reach."""
 
     def release(self, slot: int) -> None:
         """Free a slot and the memory of its keys and values."""
 
     def clear(self, slot: int) -> None:
-        """Put a slot back before its first token."""
+        """Reset a slot to the state before its first token."""
 
     def state_bytes(self, slot: int) -> StateBytes:
         """Bytes of one slot, read off the live tensors."""
@@ -33,7 +42,7 @@ class StateOfSlots(Protocol):
 
     @property
     def taken(self) -> int:
-        """How many slots are taken."""
+        """Number of taken slots."""
 
     @property
     def reserved_bytes(self) -> int:
@@ -50,7 +59,7 @@ class SlotModel(ABC):
     _weights_bytes: int
     """Shared storage once."""
     _workspace_bytes: int | None
-    """What steps compute in, None if unknown."""
+    """Buffers of a step without its logits; None if unknown."""
 
     def __init__(
         self,
@@ -67,16 +76,34 @@ class SlotModel(ABC):
         self.slots_total = slots
         self._long_rope = long_rope(config, slots)
 
-    def take(self) -> int | None:
-        """A free slot, its state cleared; None if all are taken."""
+    def take(self, *, prompt_tokens: int = 0, most_tokens: int | None = None) -> int | None:
+        """Take a free slot, cleared, for a new sequence; None if all are taken.
+
+        `prompt_tokens` is the length of its prompt, by which LongRoPE chooses its factors, and
+        `most_tokens` the most that prompt and answer can reach: memory for them is reserved at
+        once, so that no step has to copy keys and values into a larger buffer.
+        """
         slot = self._slots.take()
-        if slot is not None and self._long_rope is not None:
-            self._long_rope.clear(slot)
+        if slot is not None:
+            if most_tokens is not None:
+                self._slots.expect(slot, most_tokens)
+            if self._long_rope is not None:
+                self._long_rope.begin(slot, prompt_tokens)
         return slot
 
     def release(self, slot: int) -> None:
         """Free a slot at once."""
         self._slots.release(slot)
+
+    def must_restart(self, slot: int) -> bool:
+        """Whether a sequence has to be prefilled again before its next token can be appended."""
+        return not self._holds(slot, 1)
+
+    def restart(self, slot: int, *, sequence_tokens: int) -> None:
+        """Clear a slot, in order to prefill its sequence of so many tokens again."""
+        self._slots.clear(slot)
+        if self._long_rope is not None:
+            self._long_rope.begin(slot, sequence_tokens)
 
     def prefill(
         self, slot: int, token_ids: Sequence[int], *, every_logit: bool = False
@@ -84,37 +111,31 @@ class SlotModel(ABC):
         """Append a chunk of tokens to a slot's state.
 
         Returns float32 logits of the last token, shape (vocabulary,), or of every token, shape
-        (tokens, vocabulary).
+        (tokens, vocabulary). Raises ValueError if the sequence was begun as a shorter one.
         """
-        sequence = token_ids
-        if self._long_rope is not None:
-            crosses = self._long_rope.crosses(slot, len(token_ids))
-            everything = self._long_rope.append(slot, token_ids)
-            if crosses:
-                self._slots.clear(slot)
-                sequence = everything
-        logits = self._prefill(slot, sequence, logits=len(token_ids) if every_logit else 1)
+        if self._long_rope is not None and not self._slots.lengths[slot]:
+            if not self._holds(slot, len(token_ids)):  # longer than was announced
+                self._long_rope.begin(slot, len(token_ids))
+        elif not self._holds(slot, len(token_ids)):
+            raise ValueError("the sequence has become longer than its LongRoPE factors are for")
+        logits = self._prefill(slot, token_ids, logits=len(token_ids) if every_logit else 1)
         return logits if every_logit else logits[-1]
 
     def decode(self, slots: Sequence[int], token_ids: Sequence[int]) -> torch.Tensor:
-        """Append one token to each slot; float32 logits, shape (slots, vocabulary)."""
-        if self._long_rope is None:
-            return self._decode(slots, token_ids)
-        rows: dict[int, torch.Tensor] = {}
-        token_of: dict[int, int] = {}
-        for slot, token in zip(slots, token_ids, strict=True):
-            if self._long_rope.crosses(slot, 1):
-                rows[slot] = self.prefill(slot, (token,))
-            else:
-                self._long_rope.append(slot, (token,))
-                token_of[slot] = token
-        if token_of:
-            logits = self._decode(list(token_of), list(token_of.values()))
-            rows |= zip(token_of, logits, strict=True)
-        return torch.stack([rows[slot] for slot in slots])
+        """Append one token to each slot; float32 logits, shape (slots, vocabulary).
+
+        Raises ValueError if one of them `must_restart`.
+        """
+        if any(map(self.must_restart, slots)):
+            raise ValueError("a sequence has become longer than its LongRoPE factors are for")
+        return self._decode(slots, token_ids)
+
+    def _holds(self, slot: int, new_tokens: int) -> bool:
+        rope = self._long_rope
+        return rope is None or rope.holds(slot, self._slots.lengths[slot] + new_tokens)
 
     def length_tokens(self, slot: int) -> int:
-        """Tokens that a slot's state has seen."""
+        """Tokens appended to a slot's state."""
         return self._slots.lengths[slot]
 
     def state_bytes(self, slot: int) -> StateBytes:
@@ -129,8 +150,20 @@ class SlotModel(ABC):
             slots_total=self.slots_total,
             slots_used=self._slots.taken,
             snapshots_bytes=0,
-            workspace_bytes=self._workspace_bytes,
+            workspace_bytes=None
+            if self._workspace_bytes is None
+            else self._workspace_bytes + self._logits_bytes,
         )
+
+    @property
+    def scored_chunk_tokens(self) -> int:
+        """Most tokens of a chunk of which every logit is asked for."""
+        return max(1, min(SCORED_TOKENS, SCORED_LOGITS // self.vocabulary_tokens))
+
+    @property
+    def _logits_bytes(self) -> int:
+        """Bytes of the largest matrix of logits that a step computes, float32."""
+        return 4 * self.vocabulary_tokens * max(self.slots_total, self.scored_chunk_tokens)
 
     def poison(self) -> None:
         """Overwrite all memory that no live token owns with NaN, for tests."""
@@ -147,10 +180,10 @@ class SlotModel(ABC):
 
     @abstractmethod
     def _decode(self, slots: Sequence[int], token_ids: Sequence[int]) -> torch.Tensor:
-        """Append one token to each slot, of whose earlier ones none must be computed anew."""
+        """Append one token to each slot; float32 logits, shape (slots, vocabulary)."""
 
     def _try_out(self) -> None:
-        """Begin, continue and step a sequence, so that what cannot run fails at load."""
+        """Prefill, continue and decode a sequence: a model that cannot run fails at its load."""
         slot = self.take()
         assert slot is not None
         self.prefill(slot, [0, 0])

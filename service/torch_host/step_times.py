@@ -1,24 +1,24 @@
-"""How long a model's next step will take, learned from its last ones: pure arithmetic."""
+"""Step-time model: predicts a step's duration from the latest steps; pure arithmetic."""
 
 import math
 from typing import Final
 
 KEPT: Final = 0.9
-"""How much a step still counts after the next one: about ten steps are remembered."""
+"""Weight that a step keeps with each later step: about ten steps count."""
 
 LEAST_SHARE: Final = 0.25
-"""Least share of a step's time that is taken to grow with its size, however the last steps lie."""
+"""Smallest share of a step's time that is assumed to grow with its size."""
 
 SPREAD: Final = 0.05
-"""Sizes that differ by less than this, relative to their mean, do not tell how time grows."""
+"""Relative standard deviation of sizes below which no slope is fitted."""
 
 
-class Trend:
-    """Duration of a step against its size in tokens or rows: a line through the latest steps.
+class StepTimeModel:
+    """Duration of one kind of step as a linear function of its size, in tokens or requests.
 
-    A step that streams all weights takes a while whatever its size, so a share of the time is
-    fixed: durations of small steps alone would make large ones look longer than they are. The line
-    is that of least squares, in which each step counts `KEPT` times as much as the one after it.
+    Streaming the weights takes a fixed time whatever the size, so a proportional model of small
+    steps would overestimate large ones. Fitted by least squares with exponential forgetting: each
+    step weighs `KEPT` times as much as the one after it.
     """
 
     __slots__ = ("_duration_ns", "_products", "_size", "_squares", "_weight")
@@ -31,9 +31,8 @@ class Trend:
         self._products = 0.0
 
     def __repr__(self) -> str:
-        """Show the line."""
         fixed_ns, slope_ns = self._line()
-        return f"<Trend {fixed_ns:.0f} ns + {slope_ns:.0f} ns × size>"
+        return f"<StepTimeModel {fixed_ns:.0f} ns + {slope_ns:.0f} ns × size>"
 
     @property
     def mean_size(self) -> float | None:
@@ -47,7 +46,7 @@ class Trend:
 
     @property
     def mean_unit_ns(self) -> float | None:
-        """Duration of the latest steps for each unit of their size, None before the first."""
+        """Mean duration per token or request of the latest steps, None before the first."""
         return self._duration_ns / self._size if self._weight else None
 
     def observe(self, size: int, duration_ns: int) -> None:
@@ -59,9 +58,9 @@ class Trend:
         self._products = self._products * KEPT + size * duration_ns
 
     def duration_ns(self, size: int) -> float:
-        """How long a step of this size will take at most; 0 while nothing is known.
+        """Upper estimate of the duration of a step of this size; 0 before the first step.
 
-        A smaller step than the latest ones takes no longer than they did, and perhaps no less.
+        Without a fitted slope, a step smaller than the latest ones is taken to last as long.
         """
         fixed_ns, slope_ns = self._line()
         if not fixed_ns:  # nothing tells how much of the time is fixed
@@ -69,14 +68,14 @@ class Trend:
         return fixed_ns + slope_ns * size
 
     def size_within(self, duration_ns: float) -> int | None:
-        """Largest step that takes no longer than this; 0 if none does, None for any size."""
+        """Largest step that takes no longer than this; 0 if none does, None if any does."""
         fixed_ns, slope_ns = self._line()
         if math.isinf(duration_ns) or not slope_ns:
             return None
         return max(0, int((duration_ns - fixed_ns) / slope_ns))
 
     def _line(self) -> tuple[float, float]:
-        """Fixed time, and time for each unit of size."""
+        """Intercept and slope."""
         size, duration_ns = self.mean_size, self.mean_duration_ns
         if size is None or duration_ns is None:
             return 0.0, 0.0
@@ -89,17 +88,16 @@ class Trend:
         return duration_ns - slope * size, slope
 
 
-class Pace:
-    """One model's pace: what chunks of prompts and decode steps cost it."""
+class StepTimes:
+    """Step-time models of one model's prefill chunks and decode steps."""
 
     __slots__ = ("decode", "prefill")
 
     def __init__(self) -> None:
-        self.prefill = Trend()
-        """Against tokens of the chunk."""
-        self.decode = Trend()
-        """Against requests of the step."""
+        self.prefill = StepTimeModel()
+        """Over the tokens of the chunk."""
+        self.decode = StepTimeModel()
+        """Over the requests of the step."""
 
     def __repr__(self) -> str:
-        """Show both lines."""
-        return f"<Pace prefill {self.prefill!r}, decode {self.decode!r}>"
+        return f"<StepTimes prefill {self.prefill!r}, decode {self.decode!r}>"

@@ -62,22 +62,36 @@ class Asked:
     prompt: list[int]
     chosen: int
     """Where its answer goes; -1 if it will be cancelled."""
+    restarted_tokens: int = 0
+    """Tokens of the answer that are prefilled again after the prompt."""
     done_tokens: int = 0
     tokens: list[int] = field(default_factory=list)
     logits: list[torch.Tensor] = field(default_factory=list)
 
     @property
+    def to_read(self) -> list[int]:
+        """Tokens that are prefilled before the next one is sampled."""
+        return self.prompt + self.tokens[: self.restarted_tokens]
+
+    @property
     def prefilling(self) -> bool:
-        """Whether a part of the prompt is still to come."""
-        return self.done_tokens < len(self.prompt)
+        """Whether some of them are still to come."""
+        return self.done_tokens < len(self.to_read)
 
     def prefill(self, model: SlotModel, chunk: int) -> None:
-        """Feed the next part of the prompt."""
-        part = self.prompt[self.done_tokens : self.done_tokens + chunk]
+        """Feed the next chunk."""
+        part = self.to_read[self.done_tokens : self.done_tokens + chunk]
         logits = model.prefill(self.slot, part)
         self.done_tokens += len(part)
         if not self.prefilling:
             self.choose(logits)
+            self.restart_if_due(model)
+
+    def restart_if_due(self, model: SlotModel) -> None:
+        """Begin to prefill again a sequence that its LongRoPE factors no longer hold for."""
+        if model.must_restart(self.slot):
+            self.restarted_tokens, self.done_tokens = len(self.tokens), 0
+            model.restart(self.slot, sequence_tokens=len(self.to_read))
 
     def choose(self, logits: torch.Tensor) -> None:
         """Take the most likely token."""
@@ -87,13 +101,15 @@ class Asked:
 
 def alone(model: SlotModel, answer: Answer, *, chunk: int = 10_000) -> Answer:
     """Ask one question with nothing else in the model."""
-    slot = model.take()
+    slot = model.take(prompt_tokens=len(answer.prompt))
     assert slot is not None
     asked = Asked(slot, answer.prompt, 0)
-    while asked.prefilling:
-        asked.prefill(model, chunk)
     while len(asked.tokens) < len(answer.tokens):
-        asked.choose(model.decode([slot], [asked.tokens[-1]])[0])
+        if asked.prefilling:
+            asked.prefill(model, chunk)
+        else:
+            asked.choose(model.decode([slot], [asked.tokens[-1]])[0])
+            asked.restart_if_due(model)
     model.release(slot)
     return Answer(answer.prompt, asked.tokens, torch.stack(asked.logits))
 
@@ -114,8 +130,10 @@ def crowded(
     found: dict[int, Answer] = {}
     while waiting or live:
         between_steps()
-        if waiting and drawn.random() < 0.6 and (slot := model.take()) is not None:
-            live.append(Asked(slot, *waiting.pop()))
+        if waiting and drawn.random() < 0.6:
+            slot = model.take(prompt_tokens=len(waiting[-1][0]))
+            if slot is not None:
+                live.append(Asked(slot, *waiting.pop()))
         for asked in live:
             if asked.prefilling and drawn.random() < 0.7:
                 asked.prefill(model, drawn.randint(1, 12))
@@ -139,6 +157,7 @@ def _decode(model: SlotModel, ready: Sequence[Asked]) -> None:
     logits = model.decode([asked.slot for asked in ready], [asked.tokens[-1] for asked in ready])
     for asked, row in zip(ready, logits, strict=True):
         asked.choose(row)
+        asked.restart_if_due(model)
 
 
 def assert_same(found: Answer, expected: Answer) -> None:

@@ -398,6 +398,9 @@ class TorchHost:
                 self._watch.stepped()
                 for request_id, event in items:
                     self._streams.deliver(request_id, event)
+            case wire.PromptScores(request_id=request_id, scores=scores):
+                self._watch.stepped()
+                self._streams.score(request_id, scores)
             case wire.Heartbeat(turns=turns, resting=resting):
                 if resting or turns != self._turns:
                     self._watch.stepped()

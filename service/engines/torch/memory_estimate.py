@@ -26,6 +26,9 @@ Of GGUF that of a file whose blocks have 8 bits, which is the most; the first lo
 PASS_TOKENS: Final = 512
 """Tokens that a compiled program's workspace is made for."""
 
+SCORED_LOGITS: Final = 2**23
+"""Most logits of one chunk of a prompt whose tokens are scored."""
+
 BYTES_PER_TOKEN: Final = 2
 """Shortest text that a token of a prompt is taken to stand for; real ones stand for about 4."""
 
@@ -89,13 +92,17 @@ def workspace_bytes(config: Mapping[str, Any], *, slots: int) -> int:
     """About what a compiled program computes in, until it has been measured once.
 
     A pass holds some four vectors of float32 for each token as wide as the model, its MLPs and its
-    recurrent layers: a rule of thumb, within a fifth for the reference models.
+    recurrent layers: a rule of thumb, within a fifth for the reference models. To it come the
+    logits of the largest decode step or scored chunk.
     """
     hidden = int(config.get("hidden_size") or config.get("d_model") or 0)
     inner = config.get("intermediate_size")
     expand = config.get("expand") or config.get("mamba_expand") or 0
     width = hidden + (inner if isinstance(inner, int) else 0) + int(expand) * hidden
-    return 4 * 4 * max(slots, PASS_TOKENS) * width
+    vocabulary = int(config.get("vocab_size") or 0)
+    scored = min(PASS_TOKENS, SCORED_LOGITS // max(1, vocabulary))
+    logits = vocabulary * max(slots, scored)
+    return 4 * (4 * max(slots, PASS_TOKENS) * width + logits)
 
 
 def estimated_tokens(prompt: Prompt) -> int:

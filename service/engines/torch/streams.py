@@ -1,11 +1,13 @@
 """The requests that an engine process answers, as the service sees them."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from service.core.errors import EngineDied, InvalidRequest, TriptychError
-from service.core.events import EngineEvent, Finished
+from service.core.events import EngineEvent, Finished, Started, TokenLogprob
 
 
 @dataclass(slots=True)
@@ -14,6 +16,8 @@ class Stream:
 
     model_id: str
     arrived: asyncio.Queue[EngineEvent | TriptychError] = field(default_factory=asyncio.Queue)
+    scores: list[TokenLogprob] = field(default_factory=list)
+    """Of the prompt, until `Started` takes them along."""
     started: bool = False
     """Whether the engine was heard of it."""
     ended: bool = False
@@ -65,9 +69,19 @@ class Streams:
         if stream is None:
             return
         stream.started = True
+        if isinstance(event, Started) and stream.scores:
+            event = msgspec.structs.replace(event, prompt_logprobs=tuple(stream.scores))
+            stream.scores.clear()
         if isinstance(event, Finished):
             self._answered.add(stream.model_id)
         stream.arrived.put_nowait(event)
+
+    def score(self, request_id: str, scores: Iterable[TokenLogprob]) -> None:
+        """Keep scores of a request's prompt until it has started."""
+        stream = self._streams.get(request_id)
+        if stream is not None:
+            stream.started = True
+            stream.scores += scores
 
     def forget(self, model_id: str) -> None:
         """A model was unloaded: loaded again, it is new."""

@@ -19,9 +19,9 @@ class KeyValues:
     """Keys and values of all slots in attention layers of one shape.
 
     A slot has one buffer for all layers: for each layer and key head its keys, packed as attention
-    reads them, then its values. It grows by half, so that a short sequence never pays for the whole
-    context and a long one is copied seldom. With a window, what no later token sees is dropped when
-    room is needed.
+    reads them, then its values. Where the sequence's final length is announced, the buffer has room
+    for it at once and is never copied; the system provides its pages as they are written. Otherwise
+    it grows by half. With a window, what no later token sees is dropped when room is needed.
     """
 
     def __init__(
@@ -46,6 +46,8 @@ class KeyValues:
         self.bases = np.zeros(slots, dtype=np.int64)
         self.capacities = np.zeros(slots, dtype=np.int64)
         self.dropped = np.zeros(slots, dtype=np.int64)
+        self.expected_tokens: list[int | None] = [None] * slots
+        """Most tokens that a slot's sequence can reach, where that is known."""
 
     def reserve(self, slot: int, length_tokens: int, new_tokens: int) -> None:
         """See to it that a slot which holds `length_tokens` has room for more."""
@@ -57,7 +59,8 @@ class KeyValues:
             first = max(0, length_tokens - self.window_tokens + 1) // KEY_TOKENS * KEY_TOKENS
         first = max(first, int(self.dropped[slot]))
         needed = end - first
-        spare = max(needed // 2, _FIRST_TOKENS)
+        expected = self.expected_tokens[slot]
+        spare = max(needed // 2, _FIRST_TOKENS) if expected is None else max(0, expected - end)
         if self.window_tokens:
             spare = min(spare, self.window_tokens)
         wanted = max(needed, min(needed + spare, self._limit_tokens))
@@ -175,7 +178,16 @@ class Slots:
         if slot is not None:
             self._taken.add(slot)
             self.clear(slot)
+            self._expect(slot, None)
         return slot
+
+    def expect(self, slot: int, tokens: int) -> None:
+        """Announce the most tokens that a slot's sequence can reach."""
+        self._expect(slot, min(tokens, self._limit_tokens))
+
+    def _expect(self, slot: int, tokens: int | None) -> None:
+        for group in self._groups:
+            group.expected_tokens[slot] = tokens
 
     def release(self, slot: int) -> None:
         """Free a slot and the memory of its keys and values."""

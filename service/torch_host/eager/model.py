@@ -1,4 +1,4 @@
-"""A hosted model that runs as transformers wrote it, on the slot cache."""
+"""EagerModel: transformers' own modelling code on the slot cache."""
 
 import inspect
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from model_registry.spec import ResolvedModel
 from service.core.events import ModelBuild
 from service.torch_host.eager import attention
 from service.torch_host.eager.continuation import repair_continuation
+from service.torch_host.eager.long_factors import LongFactors
 from service.torch_host.eager.slots import Slots
 from service.torch_host.slot_model import SlotModel
 
@@ -39,6 +40,11 @@ class EagerModel(SlotModel):
         if self._slots.has_attention:
             network.set_attn_implementation(attention.IMPLEMENTATION)
         repair_continuation(network)
+        self._long_factors = (
+            None
+            if self._long_rope is None
+            else LongFactors(network, switch_tokens=self._long_rope.switch_tokens)
+        )
         self._try_out()
 
     def close(self) -> None:
@@ -71,6 +77,8 @@ class EagerModel(SlotModel):
         prefilling: bool = False,
     ) -> torch.Tensor:
         """Advance slots by equally many tokens; float32 logits (slots, logits, vocabulary)."""
+        if self._long_rope is not None and self._long_factors is not None:
+            self._long_factors.long = self._long_rope.is_long(slots[0])
         order = self._slots.select(slots)
         self._slots.cache.prefilling = prefilling
         if order != list(slots):

@@ -164,6 +164,9 @@ class Slots:
         self.clear(slot)
         return slot
 
+    def expect(self, slot: int, tokens: int) -> None:
+        """Change nothing: a GPU's allocator would reserve it all at once, so buffers grow."""
+
     def release(self, slot: int) -> None:
         """Free a slot and the memory of its keys and values."""
         self._taken.remove(slot)

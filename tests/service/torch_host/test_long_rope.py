@@ -1,4 +1,4 @@
-"""Which sequences are computed anew, and which scalings cannot be served."""
+"""The factors of a sequence, and scalings that cannot be served."""
 
 from types import SimpleNamespace
 
@@ -10,25 +10,29 @@ from service.torch_host.long_rope import LongRope, long_rope
 LONG = {"rope_type": "longrope", "original_max_position_embeddings": 24}
 
 
-def test_a_sequence_crosses_once():
-    """Only the tokens that take a non-empty sequence beyond the switch have it computed anew."""
+def test_short_factors_hold_up_to_the_switch():
+    """A sequence that was short when it began needs other factors beyond the switch."""
     rope = LongRope(24, slots=1)
+    rope.begin(0, 20)
 
-    assert not rope.crosses(0, 30)  # nothing is held yet
-    rope.append(0, range(20))
-    assert not rope.crosses(0, 4)
-    assert rope.crosses(0, 5)
-    rope.append(0, range(5))
-    assert not rope.crosses(0, 1)
+    assert (rope.is_long(0), rope.holds(0, 24), rope.holds(0, 25)) == (False, True, False)
 
 
-def test_a_slot_taken_again_forgets():
-    """The tokens of the last request are not computed into the next one."""
+def test_long_factors_hold_for_every_length():
+    """A prompt known to be long is rotated with the long factors from its first token."""
     rope = LongRope(24, slots=1)
-    rope.append(0, [1, 2])
-    rope.clear(0)
+    rope.begin(0, 25)
 
-    assert rope.append(0, [7]) == [7]
+    assert (rope.is_long(0), rope.holds(0, 1), rope.holds(0, 1000)) == (True, True, True)
+
+
+def test_a_slot_begins_anew():
+    """The factors of a slot's last sequence do not reach the next one."""
+    rope = LongRope(24, slots=2)
+    rope.begin(0, 25)
+    rope.begin(0, 3)
+
+    assert not rope.is_long(0)
 
 
 @pytest.mark.parametrize(

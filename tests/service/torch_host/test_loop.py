@@ -11,9 +11,19 @@ import torch
 from support import tiny_text
 
 from service.core.chat import ChatRequest, Sampling, TokenPrompt
+from service.core.errors import InvalidRequest
 from service.core.events import Delta, Finished, Started
 from service.engines.text.codec import TextCodec
-from service.engines.torch.protocol.messages import Events, MemoryReport, RequestFailed, Unloaded
+from service.engines.torch.protocol.messages import (
+    Events,
+    MemoryReport,
+    PromptScores,
+    RequestFailed,
+    Unloaded,
+)
+from service.torch_host import loop as module
+from service.torch_host import sequence as sequence_module
+from service.torch_host import slot_model
 from service.torch_host.loop import EngineLoop
 from service.torch_host.sequence import Sequence
 
@@ -89,6 +99,11 @@ class Bench:
 
     def finished(self, name):
         return next(event for event in self.events[name] if isinstance(event, Finished))
+
+    def scores(self, name):
+        """Scores of a request's prompt, in order."""
+        frames = [frame for frame in self.frames if isinstance(frame, PromptScores)]
+        return [score for frame in frames if frame.request_id == name for score in frame.scores]
 
     def failures(self):
         return {f.request_id: f for f in self.frames if isinstance(f, RequestFailed)}
@@ -323,8 +338,9 @@ def test_a_prompt_is_scored_across_chunks(open_bench, model):
         bench = open_bench(model, chunk_tokens=chunk)
         bench.submit("a", echo=True, logprobs=1, temperature=0, max_tokens=1)
         started = bench.drain().events["a"][0]
-        results.append([token.logprob for token in started.prompt_logprobs])
-        assert [token.token_id for token in started.prompt_logprobs] == list(PROMPTS["a"])
+        scores = bench.scores("a")
+        results.append([token.logprob for token in scores])
+        assert [token.token_id for token in scores] == list(PROMPTS["a"])
         assert started.prompt_text == CODEC.decode(PROMPTS["a"])
 
     assert results[0][0] is None
@@ -335,10 +351,121 @@ def test_a_prompt_can_be_scored_without_an_answer(open_bench, llama):
     """`max_tokens` 0 gives the scores alone."""
     bench = open_bench(llama)
     bench.submit("a", echo=True, logprobs=0, max_tokens=0)
-    started, finished = bench.drain().events["a"]
+    _, finished = bench.drain().events["a"]
 
-    assert len(started.prompt_logprobs) == len(PROMPTS["a"])
+    assert len(bench.scores("a")) == len(PROMPTS["a"])
     assert (finished.reason, finished.completion_tokens, finished.first_ns) == ("length", 0, None)
+
+
+def test_scores_travel_in_frames_of_bounded_size(open_bench, llama, monkeypatch):
+    """A prompt's scores are cut by their number, whatever the chunk.
+
+    Regression: they came in one frame, which a long prompt with 20 alternatives made larger than
+    the service takes, and the service hung up on the host with all its models.
+    """
+    monkeypatch.setattr(module, "FRAME_SCORES", 12)
+    bench = open_bench(llama, chunk_tokens=1000)
+    bench.submit("a", echo=True, logprobs=3, max_tokens=0)
+    bench.drain()
+    frames = [frame for frame in bench.frames if isinstance(frame, PromptScores)]
+
+    assert max(sum(len(score.top) + 1 for score in frame.scores) for frame in frames) <= 13
+    assert [score.token_id for score in bench.scores("a")] == list(PROMPTS["a"])
+
+
+def test_more_scores_than_memory_is_kept_for_are_refused(open_bench, llama, monkeypatch):
+    """A prompt's log-probabilities are bounded before any is computed."""
+    monkeypatch.setattr(sequence_module, "MAX_PROMPT_SCORES", 60)
+    bench = open_bench(llama)
+    bench.submit("a", echo=True, logprobs=1)  # 46 of 23 tokens
+
+    with pytest.raises(InvalidRequest, match="69 log-probabilities of the prompt; at most 60"):
+        bench.submit("b", PROMPTS["a"], echo=True, logprobs=2)
+    bench.drain()
+
+
+def test_a_scored_chunk_has_no_more_logits_than_are_reserved(open_bench, llama, monkeypatch):
+    """Chunks of a scored prompt are as short as the workspace that is reported for their logits."""
+    monkeypatch.setattr(slot_model, "SCORED_LOGITS", 128 * 6)
+    recorded = Recorded(llama)
+    bench = open_bench(recorded, chunk_tokens=1000)
+    bench.submit("a", echo=True, logprobs=0, max_tokens=0)
+    bench.drain()
+
+    assert max(recorded.chunks) == 6
+    assert llama.memory().workspace_bytes - llama._workspace_bytes == 128 * 6 * 4
+
+
+class Recorded:
+    """A model whose prefilled chunks are noted."""
+
+    def __init__(self, model):
+        self._model = model
+        self.chunks = []
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def prefill(self, slot, token_ids, **options):
+        self.chunks.append(len(token_ids))
+        return self._model.prefill(slot, token_ids, **options)
+
+
+@pytest.mark.parametrize("kernels", ["compiled", "eager"])
+def test_a_sequence_that_crosses_the_switch_is_prefilled_again_in_chunks(
+    open_bench, tiny_model, tiny_answers, kernels
+):
+    """LongRoPE's other factors are applied step by step, and a running request goes on meanwhile.
+
+    Regression: the whole sequence was recomputed in one step, which stopped all other requests.
+    """
+    model = Recorded(tiny_model("phi3-longrope", kernels=kernels))
+    expected = next(each for each in tiny_answers("phi3-longrope") if len(each.prompt) == 23)
+    bench = open_bench(model)
+    bench.submit("running", PROMPTS["b"], temperature=0, max_tokens=17)
+    bench.step(2)
+    bench.submit("a", expected.prompt, temperature=0, max_tokens=len(expected.tokens))
+    while not bench.tokens("a"):
+        bench.step()
+    before = len(bench.tokens("running"))
+    while len(bench.tokens("a")) < 3:
+        bench.step()
+    meanwhile = len(bench.tokens("running")) - before
+    bench.drain()
+
+    assert bench.tokens("a") == expected.tokens
+    assert max(model.chunks) <= 8
+    assert sum(model.chunks) >= 5 + 23 + 25
+    assert meanwhile >= 3
+
+
+@pytest.mark.parametrize("kernels", ["compiled", "eager"])
+def test_a_long_prompt_is_rotated_with_long_factors_from_its_first_chunk(
+    open_bench, tiny_model, tiny_answers, kernels
+):
+    """A prompt beyond LongRoPE's switch is prefilled once, and answered as by transformers."""
+    model = Recorded(tiny_model("phi3-longrope", kernels=kernels))
+    expected = next(each for each in tiny_answers("phi3-longrope") if len(each.prompt) == 40)
+    bench = open_bench(model)
+    bench.submit("a", expected.prompt, temperature=0, max_tokens=len(expected.tokens))
+    bench.drain()
+
+    assert bench.tokens("a") == expected.tokens
+    assert sum(model.chunks) == 40
+
+
+def test_keys_and_values_are_reserved_once(open_bench, llama):
+    """A request's buffer has room for prompt and answer from its first chunk on.
+
+    Regression: it grew by half, and a long sequence was copied within one step.
+    """
+    bench = open_bench(llama)
+    bench.submit("a", max_tokens=100)
+    bench.step()
+    reserved = llama.memory().slots_bytes
+    bench.drain()
+
+    assert bench.finished("a").state.reserved_bytes == reserved
 
 
 def test_an_unnamed_length_is_the_default(open_bench, llama):

@@ -1,5 +1,7 @@
 """Decisions of the engine loop, without a model."""
 
+from typing import ClassVar
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,8 +12,8 @@ from service.torch_host.scheduler import LEAST_TOKENS, Decode, Prefill, Schedule
 MS = 1_000_000
 
 
-class Machine:
-    """Runs a scheduler's steps against costs that are known: its clock is the sum of them."""
+class Simulation:
+    """Runs a scheduler's steps on a clock that advances by their known costs."""
 
     def __init__(self, scheduler, costs):
         self.scheduler = scheduler
@@ -20,13 +22,18 @@ class Machine:
         self.now_ns = 0
         self.steps = []
         self.token_ns = {}
-        self.gaps_ns = {}
-        """Request → times between its tokens."""
+        self.itls_ns = {}
+        """Request → its inter-token latencies."""
         self.left = {}
 
     def submit(self, model, name, tokens):
         self.scheduler.submit(model, name, tokens)
         self.left[name] = tokens
+
+    def restart(self, model, name, tokens):
+        self.scheduler.restart(model, name, tokens)
+        self.left[name] = tokens
+        del self.token_ns[name]
 
     def step(self):
         step = self.scheduler.next(self.now_ns)
@@ -45,19 +52,19 @@ class Machine:
         self.steps.append(step)
         for name in told:
             if name in self.token_ns:
-                self.gaps_ns.setdefault(name, []).append(self.now_ns - self.token_ns[name])
+                self.itls_ns.setdefault(name, []).append(self.now_ns - self.token_ns[name])
             self.token_ns[name] = self.now_ns
         return step
 
     def run_until(self, name, tokens=1):
         """Step until a request has so many tokens."""
-        while (name in self.token_ns) + len(self.gaps_ns.get(name, ())) < tokens:
+        while (name in self.token_ns) + len(self.itls_ns.get(name, ())) < tokens:
             assert self.step() is not None
 
 
 @pytest.fixture
-def open_machine():
-    """Builds machines of models with costs: 50 ms for 100 tokens, 15 ms for a request's token."""
+def simulate():
+    """Simulations of models with given costs: 50 ms for 100 tokens, 15 ms for a decode step."""
 
     def build(*models, costs=(10 * MS, MS // 2, 5 * MS), chunk_tokens=512, max_itl_ms=100):
         scheduler = Scheduler()
@@ -66,7 +73,7 @@ def open_machine():
                 model, slots=32, chunk_tokens=chunk_tokens, max_itl_ns=max_itl_ms * MS
             )
         given = costs if isinstance(costs, dict) else dict.fromkeys(models, costs)
-        return Machine(scheduler, given)
+        return Simulation(scheduler, given)
 
     return build
 
@@ -168,6 +175,35 @@ def test_a_request_may_ask_for_smaller_chunks(queue):
     assert [step.tokens for step in steps(queue, 3)] == [3, 3, 1]
 
 
+def test_a_restarted_request_is_prefilled_in_chunks_and_decodes_again(queue):
+    """It keeps its slot, and running requests get a token after every chunk of it."""
+    for name in ("running", "restarted"):
+        queue.submit(name, 1)
+    steps(queue, 3)
+    queue.scheduler.restart("m", "restarted", 20)
+
+    assert [
+        Prefill("m", "restarted", 8),
+        Decode("m", ("running",)),
+        Prefill("m", "restarted", 8),
+        Decode("m", ("running",)),
+        Prefill("m", "restarted", 4),
+        Decode("m", ("running", "restarted")),
+    ] == steps(queue, 6)
+
+
+def test_a_restarted_request_leaves_running_answers_their_tokens_in_time(simulate):
+    """A sequence of 8k tokens that is prefilled again keeps the bound of all others."""
+    simulation = simulate("m")
+    for name in ("a", "restarted"):
+        simulation.submit("m", name, 40)
+    simulation.run_until("restarted", 4)
+    simulation.restart("m", "restarted", 8192)
+    simulation.run_until("restarted", 6)
+
+    assert max(simulation.itls_ns["a"]) <= 100 * MS
+
+
 def test_the_model_that_used_least_time_is_next():
     """A model with one request is not starved by one with many."""
     scheduler = Scheduler()
@@ -209,207 +245,251 @@ def test_idle_time_is_neither_saved_nor_owed(first_used):
     assert 8 <= turns.count("a") <= 12
 
 
-def test_a_long_prompt_leaves_running_answers_their_tokens_in_time(open_machine):
-    """Pieces of an 8k prompt are cut so that no gap is longer than the bound, nor much shorter."""
-    machine = open_machine("m")
+def test_a_long_prompt_leaves_running_answers_their_tokens_in_time(simulate):
+    """Chunks of an 8k prompt are cut so that no ITL exceeds the bound, nor is much shorter."""
+    simulation = simulate("m")
     for name in ("a", "b", "c"):
-        machine.submit("m", name, 40)
-    machine.run_until("c", 4)
-    seen = len(machine.gaps_ns["a"])
-    machine.submit("m", "long", 8192)
-    machine.run_until("long")
-    gaps_ms = [gap / MS for gap in machine.gaps_ns["a"][seen:]]
+        simulation.submit("m", name, 40)
+    simulation.run_until("c", 4)
+    seen = len(simulation.itls_ns["a"])
+    simulation.submit("m", "long", 8192)
+    simulation.run_until("long")
+    itls_ms = [itl / MS for itl in simulation.itls_ns["a"][seen:]]
 
-    assert max(gaps_ms) <= 100
-    assert min(gaps_ms[4:-1]) >= 70
+    assert max(itls_ms) <= 100
+    assert min(itls_ms[4:-1]) >= 70
 
 
-def test_nothing_running_means_whole_chunks(open_machine):
-    """While no request runs, a prompt is read in the longest pieces."""
-    machine = open_machine("m")
-    machine.submit("m", "long", 1200)
+def test_nothing_running_means_whole_chunks(simulate):
+    """While no request runs, a prompt is read in the longest chunks."""
+    simulation = simulate("m")
+    simulation.submit("m", "long", 1200)
 
-    assert [machine.step().tokens for _ in range(3)] == [512, 512, 176]
+    assert [simulation.step().tokens for _ in range(3)] == [512, 512, 176]
 
 
 @pytest.mark.parametrize("company", [0, 1, 5])
-def test_a_short_prompt_is_answered_within_three_steps(open_machine, company):
+def test_a_short_prompt_is_answered_within_three_steps(simulate, company):
     """20 tokens that come at any moment of an 8k prompt, with or without running requests."""
     for moment in range(1, 12):
-        machine = open_machine("m")
+        simulation = simulate("m")
         for number in range(company):
-            machine.submit("m", str(number), 8)
-            machine.run_until(str(number))
-        machine.submit("m", "long", 8192)
+            simulation.submit("m", str(number), 8)
+            simulation.run_until(str(number))
+        simulation.submit("m", "long", 8192)
         for _ in range(moment):
-            machine.step()
-        machine.submit("m", "short", 20)
-        before = len(machine.steps)
-        machine.run_until("short")
+            simulation.step()
+        simulation.submit("m", "short", 20)
+        before = len(simulation.steps)
+        simulation.run_until("short")
 
-        assert len(machine.steps) - before <= 3
+        assert len(simulation.steps) - before <= 3
 
 
-def test_a_prompt_is_read_though_there_is_no_time_for_it(open_machine):
-    """Decode steps that break the bound by themselves are each followed by a smallest piece."""
-    machine = open_machine("m", costs=(120 * MS, MS, 0))
-    machine.submit("m", "running", 1)
-    machine.run_until("running", 4)
-    machine.submit("m", "long", 4 * LEAST_TOKENS)
-    begun = len(machine.steps)
-    machine.run_until("long")
-    kinds = [getattr(step, "tokens", "decode") for step in machine.steps[begun:]]
+def test_a_prompt_is_read_though_there_is_no_time_for_it(simulate):
+    """Decode steps that break the bound by themselves are each followed by a smallest chunk."""
+    simulation = simulate("m", costs=(120 * MS, MS, 0))
+    simulation.submit("m", "running", 1)
+    simulation.run_until("running", 4)
+    simulation.submit("m", "long", 4 * LEAST_TOKENS)
+    begun = len(simulation.steps)
+    simulation.run_until("long")
+    kinds = [getattr(step, "tokens", "decode") for step in simulation.steps[begun:]]
 
     assert kinds[-7:] == [LEAST_TOKENS, "decode"] * 3 + [LEAST_TOKENS]
 
 
-def test_pieces_that_are_cut_short_are_multiples(open_machine):
-    """Only a prompt's last piece and one that fits in whole have an odd length."""
-    machine = open_machine("m")
-    machine.submit("m", "running", 1)
-    machine.run_until("running", 4)
-    machine.submit("m", "long", 1000)
-    machine.run_until("long")
-    prefills = [step for step in machine.steps if isinstance(step, Prefill)]
-    pieces = [step.tokens for step in prefills if step.request_id == "long"]
+def test_chunks_that_are_cut_short_are_multiples(simulate):
+    """Only a prompt's last chunk and one that fits in whole have an odd length."""
+    simulation = simulate("m")
+    simulation.submit("m", "running", 1)
+    simulation.run_until("running", 4)
+    simulation.submit("m", "long", 1000)
+    simulation.run_until("long")
+    prefills = [step for step in simulation.steps if isinstance(step, Prefill)]
+    chunks = [step.tokens for step in prefills if step.request_id == "long"]
 
-    assert all(tokens % LEAST_TOKENS == 0 for tokens in pieces[:-1])
+    assert all(tokens % LEAST_TOKENS == 0 for tokens in chunks[:-1])
 
 
-def test_another_models_prompt_leaves_running_answers_their_tokens_in_time(open_machine):
+def test_another_models_prompt_leaves_running_answers_their_tokens_in_time(simulate):
     """A decode step of one model does not wait for an 8k prompt of another."""
-    machine = open_machine("a", "b")
-    machine.submit("a", "running", 20)
-    machine.run_until("running", 4)
-    machine.submit("b", "long", 8192)
-    machine.run_until("long")
+    simulation = simulate("a", "b")
+    simulation.submit("a", "running", 20)
+    simulation.run_until("running", 4)
+    simulation.submit("b", "long", 8192)
+    simulation.run_until("long")
 
-    assert max(machine.gaps_ns["running"]) <= 100 * MS
+    assert max(simulation.itls_ns["running"]) <= 100 * MS
 
 
-def test_a_model_with_one_request_is_not_starved_by_one_with_many(open_machine):
+def test_a_model_with_one_request_is_not_starved_by_one_with_many(simulate):
     """One request beside 32 of another model gets half the time, and both keep to the bound."""
-    machine = open_machine("busy", "quiet", costs=(4 * MS, MS // 2, MS))
+    simulation = simulate("busy", "quiet", costs=(4 * MS, MS // 2, MS))
     for number in range(32):
-        machine.submit("busy", str(number), 4)
-    machine.run_until("31", 4)
-    machine.submit("quiet", "only", 4)
-    machine.run_until("only", 401)
+        simulation.submit("busy", str(number), 4)
+    simulation.run_until("31", 4)
+    simulation.submit("quiet", "only", 4)
+    simulation.run_until("only", 401)
     used = {"busy": 0, "quiet": 0}
-    for step in machine.steps[-200:]:
+    for step in simulation.steps[-200:]:
         used[step.model_id] += 36 if step.model_id == "busy" else 5
 
     assert 0.8 < used["quiet"] / used["busy"] < 1.25
-    assert max(machine.gaps_ns["only"]) <= 100 * MS
-    assert max(machine.gaps_ns["0"][-20:]) <= 100 * MS
+    assert max(simulation.itls_ns["only"]) <= 100 * MS
+    assert max(simulation.itls_ns["0"][-20:]) <= 100 * MS
 
 
-def test_turns_give_way_to_a_decode_step_that_is_due(open_machine):
+def test_turns_give_way_to_a_decode_step_that_is_due(simulate):
     """Where equal time would make a large batch late, it comes earlier than its turn."""
-    machine = open_machine(
+    simulation = simulate(
         "large", "small", costs={"large": (60 * MS, MS, 0), "small": (5 * MS, MS, 0)}
     )
-    machine.submit("large", "l", 1)
-    machine.submit("small", "s", 1)
-    machine.run_until("l", 31)
+    simulation.submit("large", "l", 1)
+    simulation.submit("small", "s", 1)
+    simulation.run_until("l", 31)
 
-    assert max(machine.gaps_ns["l"][3:]) <= 100 * MS
-    assert len(machine.gaps_ns["s"]) > 90
+    assert max(simulation.itls_ns["l"][3:]) <= 100 * MS
+    assert len(simulation.itls_ns["s"]) > 90
 
 
-def test_a_model_too_slow_for_its_bound_takes_no_more_than_its_turn(open_machine):
+def test_a_model_too_slow_for_its_bound_takes_no_more_than_its_turn(simulate):
     """It cannot be in time anyway: a quick model beside it keeps half of the time."""
-    machine = open_machine(
+    simulation = simulate(
         "slow", "quick", costs={"slow": (300 * MS, MS, 0), "quick": (5 * MS, MS, 0)}
     )
-    machine.submit("slow", "s", 1)
-    machine.submit("quick", "q", 1)
-    machine.run_until("s", 11)
+    simulation.submit("slow", "s", 1)
+    simulation.submit("quick", "q", 1)
+    simulation.run_until("s", 11)
 
-    assert len(machine.gaps_ns["q"]) > 10 * 50
+    assert len(simulation.itls_ns["q"]) > 10 * 50
 
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
-def test_any_requests_are_answered_and_gaps_stay_near_the_bound(data):
-    """Any arrivals at two models that can keep time: one smallest piece too much at most."""
+def test_any_requests_are_answered_and_itls_stay_near_the_bound(data):
+    """Any arrivals at two models that can keep time: one smallest chunk too much at most."""
     scheduler, costs = Scheduler(), {}
     for model in ("a", "b"):
         scheduler.add_model(model, slots=4, chunk_tokens=512, max_itl_ns=100 * MS)
         token_us = data.draw(st.integers(10, 400))
         costs[model] = (data.draw(st.integers(1, 12)) * MS, token_us * 1000, MS)
-    machine = Machine(scheduler, costs)
+    simulation = Simulation(scheduler, costs)
     names = iter(range(100))
     for _ in range(data.draw(st.integers(1, 8))):
         model = data.draw(st.sampled_from(["a", "b"]))
-        machine.submit(model, f"{model}{next(names)}", data.draw(st.integers(1, 3000)))
+        simulation.submit(model, f"{model}{next(names)}", data.draw(st.integers(1, 3000)))
         for _ in range(data.draw(st.integers(0, 40))):
-            machine.step()
-    while machine.step() is not None:
-        assert len(machine.steps) < 3000
-        for name, gaps in machine.gaps_ns.items():
-            if len(gaps) >= 40:
+            simulation.step()
+    while simulation.step() is not None:
+        assert len(simulation.steps) < 3000
+        for name, itls in simulation.itls_ns.items():
+            if len(itls) >= 40:
                 scheduler.drop(name[0], name)
 
-    assert set(machine.token_ns) == set(machine.left)
-    piece_ns = max(fixed + token * LEAST_TOKENS for fixed, token, _ in costs.values())
-    assert max(map(max, machine.gaps_ns.values())) <= 90 * MS + piece_ns
+    assert set(simulation.token_ns) == set(simulation.left)
+    chunk_ns = max(fixed + token * LEAST_TOKENS for fixed, token, _ in costs.values())
+    assert max(map(max, simulation.itls_ns.values())) <= 90 * MS + chunk_ns
 
 
-class QueueMachine(RuleBasedStateMachine):
-    """Requests come, go and are dropped at any moment."""
+class SchedulerMachine(RuleBasedStateMachine):
+    """Requests of two models come, are restarted, finish and are cancelled at any moment."""
 
-    SLOTS, CHUNK = 3, 8
+    SLOTS, CHUNK, MAX_ITL_MS = 3, 256, 100
+    COSTS: ClassVar = {"a": (10 * MS, MS // 4, MS), "b": (4 * MS, MS // 10, MS)}
 
     def __init__(self):
         super().__init__()
-        self.queue = Turns(slots=self.SLOTS, chunk_tokens=self.CHUNK)
+        self.scheduler = Scheduler()
+        for model in self.COSTS:
+            self.scheduler.add_model(
+                model, slots=self.SLOTS, chunk_tokens=self.CHUNK, max_itl_ns=self.MAX_ITL_MS * MS
+            )
+        self.simulation = Simulation(self.scheduler, self.COSTS)
         self.names = iter(range(10**6))
-        self.left = {}
-        self.begun = set()
-        self.decoding = set()
-        self.read_since_decode = 0
+        self.waiting, self.prefilling, self.decoding, self.ended = set(), set(), set(), set()
 
-    @rule(tokens=st.integers(1, 40))
-    def submit(self, tokens):
-        name = str(next(self.names))
-        self.queue.submit(name, tokens)
-        self.left[name] = tokens
+    @property
+    def live(self):
+        return sorted(self.waiting | self.prefilling | self.decoding)
 
-    @precondition(lambda self: self.left or self.decoding)
+    def end(self, name):
+        self.scheduler.drop(name[0], name)
+        for state in (self.waiting, self.prefilling, self.decoding):
+            state.discard(name)
+        assert name not in self.ended
+        self.ended.add(name)
+
+    @rule(model=st.sampled_from(["a", "b"]), tokens=st.integers(1, 700))
+    def submit(self, model, tokens):
+        name = f"{model}{next(self.names)}"
+        self.simulation.submit(model, name, tokens)
+        self.waiting.add(name)
+
+    @precondition(lambda self: self.live)
     @rule(data=st.data())
-    def drop(self, data):
-        name = data.draw(st.sampled_from(sorted([*self.left, *self.decoding])))
-        self.queue.drop(name)
-        self.left.pop(name, None)
-        self.begun.discard(name)
-        self.decoding.discard(name)
+    def cancel(self, data):
+        self.end(data.draw(st.sampled_from(self.live)))
+
+    @precondition(lambda self: self.decoding)
+    @rule(data=st.data())
+    def finish(self, data):
+        self.end(data.draw(st.sampled_from(sorted(self.decoding))))
+
+    @precondition(lambda self: self.decoding)
+    @rule(data=st.data(), tokens=st.integers(1, 700))
+    def restart(self, data, tokens):
+        name = data.draw(st.sampled_from(sorted(self.decoding)))
+        self.simulation.restart(name[0], name, tokens)
+        self.decoding.remove(name)
+        self.prefilling.add(name)
 
     @rule()
     def step(self):
-        match self.queue.next():
+        match self.simulation.step():
             case None:
-                assert not self.left
-                assert not self.decoding
-            case Prefill(request_id=name, tokens=tokens):
-                self.read_since_decode += tokens
-                assert not self.decoding or self.read_since_decode <= self.CHUNK
-                self.left[name] -= tokens
-                self.begun.add(name)
-                if not self.left[name]:
-                    del self.left[name]
-                    self.begun.remove(name)
+                assert not self.live
+            case Prefill(request_id=name):
+                assert name in self.waiting | self.prefilling
+                self.waiting.discard(name)
+                self.prefilling.add(name)
+                if not self.simulation.left[name]:
+                    self.prefilling.remove(name)
                     self.decoding.add(name)
-                assert len(self.begun | self.decoding) <= self.SLOTS
-            case Decode(request_ids=names):
-                assert self.decoding == set(names)
-                self.read_since_decode = 0
+            case Decode(model_id=model, request_ids=names):
+                assert {name for name in self.decoding if name[0] == model} == set(names)
 
     @invariant()
-    def counts_agree(self):
-        assert self.queue.scheduler.idle("m") == (not self.left and not self.decoding)
-        assert all(tokens > 0 for tokens in self.left.values())
+    def no_slot_is_shared(self):
+        for model in self.COSTS:
+            held = [name for name in self.prefilling | self.decoding if name[0] == model]
+            assert len(held) <= self.SLOTS
+
+    @invariant()
+    def every_request_is_known_once(self):
+        for model in self.COSTS:
+            assert self.scheduler.idle(model) == (not any(name[0] == model for name in self.live))
+
+    @invariant()
+    def the_itl_bound_holds(self):
+        chunk_ns = max(fixed + token * LEAST_TOKENS for fixed, token, _ in self.COSTS.values())
+        itls_ns = [itl for itls in self.simulation.itls_ns.values() for itl in itls]
+        assert max(itls_ns, default=0) <= 90 * MS + chunk_ns
+
+    def teardown(self):
+        """Every request that is left gets its first token, and can end."""
+        steps = 0
+        while self.live:
+            self.step()
+            steps += 1
+            assert steps < 20_000
+            for name in sorted(self.decoding):
+                if len(self.simulation.itls_ns.get(name, ())) >= 3:
+                    self.end(name)
+        assert self.scheduler.next(self.simulation.now_ns) is None
 
 
-QueueMachine.TestCase.settings = settings(max_examples=50, stateful_step_count=60)
-TestQueue = QueueMachine.TestCase
+SchedulerMachine.TestCase.settings = settings(
+    max_examples=50, stateful_step_count=60, deadline=None
+)
+TestScheduler = SchedulerMachine.TestCase

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.torch_host.step_times import Trend
+from service.torch_host.step_times import StepTimeModel
 
 FIXED_NS, TOKEN_NS = 7_000_000, 300_000
 
@@ -16,7 +16,7 @@ def cost_ns(size):
 
 
 def trend(*sizes, cost=cost_ns):
-    learned = Trend()
+    learned = StepTimeModel()
     for size in sizes:
         learned.observe(size, cost(size))
     return learned
@@ -24,10 +24,10 @@ def trend(*sizes, cost=cost_ns):
 
 def test_nothing_is_known_before_the_first_step():
     """Without a step there is no estimate, and no size that is too large."""
-    assert Trend().mean_size is None
-    assert Trend().mean_duration_ns is None
-    assert Trend().duration_ns(8) == 0
-    assert Trend().size_within(1e6) is None
+    assert StepTimeModel().mean_size is None
+    assert StepTimeModel().mean_duration_ns is None
+    assert StepTimeModel().duration_ns(8) == 0
+    assert StepTimeModel().size_within(1e6) is None
 
 
 def test_two_sizes_tell_fixed_time_and_time_per_token():
@@ -88,7 +88,7 @@ def test_chunks_chosen_by_the_estimate_settle_at_the_budget():
 @given(st.lists(st.tuples(st.integers(1, 1024), st.integers(1, 10**10)), min_size=1, max_size=40))
 def test_an_estimate_is_sane_after_any_steps(steps):
     """Durations never fall with the size, are never negative, and agree with sizes."""
-    learned = Trend()
+    learned = StepTimeModel()
     for size, duration_ns in steps:
         learned.observe(size, duration_ns)
     durations = [learned.duration_ns(size) for size in (1, 16, 256, 1024)]

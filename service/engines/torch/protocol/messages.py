@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from model_registry.spec import ResolvedModel
 from service.core.chat import ChatRequest, Prompt
-from service.core.events import EngineEvent, ModelBuild, ModelMemory
+from service.core.events import EngineEvent, ModelBuild, ModelMemory, TokenLogprob
 from service.core.ports import TokenizerInfo
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
@@ -146,6 +146,17 @@ class Events(Struct, frozen=True, tag="events"):
     items: tuple[tuple[str, EngineEvent], ...]
 
 
+class PromptScores(Struct, frozen=True, tag="prompt_scores"):
+    """Log-probabilities of the next tokens of a request's prompt.
+
+    Sent chunk by chunk before `Started`, so that no frame grows with the prompt. The service joins
+    them into `Started.prompt_logprobs`.
+    """
+
+    request_id: str
+    scores: tuple[TokenLogprob, ...]
+
+
 class RequestFailed(Struct, frozen=True, kw_only=True, tag="request_failed"):
     """A request ends with an error; `code` is one of `service.core.errors`."""
 
@@ -218,6 +229,7 @@ FromHost = (
     | LoadFailed
     | Unloaded
     | Events
+    | PromptScores
     | RequestFailed
     | MemoryReport
     | TokenIds

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from service.core.errors import EngineDied, InvalidRequest
-from service.core.events import Finished, ModelBuild, Started, StateBytes
+from service.core.events import Finished, ModelBuild, Started, StateBytes, TokenLogprob
 from service.engines.torch.streams import Streams
 
 STARTED = Started(queued_ns=1, scheduled_ns=2, prompt_tokens=3)
@@ -69,6 +69,19 @@ def test_a_model_is_new_until_it_has_answered():
     streams.deliver("a", FINISHED)
     streams.lose("it died", retry_after_s=None, last_step=())
     assert streams.new
+
+
+def test_scores_that_come_in_parts_are_told_with_the_start():
+    """The host sends a prompt's scores chunk by chunk; the service joins them."""
+    scores = [TokenLogprob(token_id=id_, text="", logprob=-1.0) for id_ in range(5)]
+    streams = Streams()
+    stream = streams.open("a", "m")
+    streams.score("a", scores[:2])
+    streams.score("gone", scores)
+    streams.score("a", scores[2:])
+    streams.deliver("a", STARTED)
+
+    assert stream.arrived.get_nowait().prompt_logprobs == tuple(scores)
 
 
 def test_an_id_is_used_once_at_a_time():
