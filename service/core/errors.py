@@ -59,10 +59,14 @@ class ContextOverflow(InvalidRequest):
 
     @classmethod
     def of(
-        cls, *, context_tokens: int, prompt_tokens: int, max_tokens: int = 0
+        cls, *, context_tokens: int, prompt_tokens: int, max_tokens: int = 0, at_least: bool = False
     ) -> "ContextOverflow":
-        """Word it as OpenAI does, since clients match the text."""
-        asked = f"{prompt_tokens + max_tokens} tokens ({prompt_tokens} in the messages"
+        """Word it as OpenAI does, since clients match the text.
+
+        With `at_least` the prompt was not tokenized, and may have more tokens than that.
+        """
+        asked = "at least " if at_least else ""
+        asked += f"{prompt_tokens + max_tokens} tokens ({prompt_tokens} in the messages"
         asked += f", {max_tokens} in the completion)" if max_tokens else ")"
         return cls(
             f"This model's maximum context length is {context_tokens} tokens. However, you "

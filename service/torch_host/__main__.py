@@ -1,8 +1,8 @@
-"""The engine host process: `python -m service.torch_host.__main__ --socket PATH --threads N …`.
+"""The torch host process: `python -m service.torch_host.__main__ --socket PATH --threads N …`.
 
-Connects to the service's UNIX socket and serves it until the connection ends: with the service's
-death, however it comes, or with SIGTERM. The service sets the environment, since OpenMP reads it
-when torch is first imported: threads that spin for as long as they wait starve all other processes.
+Connects to the service's UNIX socket and serves it until the connection ends, however the service
+ends, or until SIGTERM. The service sets the environment, since OpenMP reads it when torch is first
+imported: threads that spin while they wait starve all other processes.
 """
 
 import argparse
@@ -28,26 +28,26 @@ CPU_FEATURES: Final = (
     "i8mm",
     "sve",
 )
-"""LLVM's names of the instruction sets that make a difference to kernels."""
+"""LLVM's names of the instruction sets that kernels are specialized for."""
 
 STOP_S: Final = 2.0
-"""How long a step may still take when the host is told to end."""
+"""Longest wait for the running step at shutdown."""
 
 log = logging.getLogger("service.torch_host.__main__")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve one connection; the process's exit status."""
+    """Serve one connection; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m service.torch_host.__main__")
     parser.add_argument("--socket", type=Path, required=True, help="UNIX socket to connect to")
+    parser.add_argument("--threads", type=int, required=True, help="threads to compute with")
     parser.add_argument(
-        "--threads", type=int, required=True, help="threads that torch computes with"
+        "--heartbeat", type=float, default=1.0, help="seconds between two heartbeats"
     )
     parser.add_argument(
-        "--heartbeat", type=float, default=1.0, help="seconds between two signs of life"
-    )
-    parser.add_argument(
-        "--last-step", type=int, help="descriptor of memory to note each step's requests in"
+        "--last-step",
+        type=int,
+        help="descriptor of memory that records the requests of each step",
     )
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the service, which ends us
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def environment_problem(threads: int) -> str | None:
-    """What is wrong with the environment that torch would read, None if nothing."""
+    """Describe what is wrong with the environment that torch will read; None if it is right."""
     given = os.environ.get("OMP_NUM_THREADS")
     if given != str(threads):
         return f"OMP_NUM_THREADS must be {threads} before torch is imported, not {given}"
@@ -77,7 +77,8 @@ async def _serve(socket: Path, heartbeat_s: float, last_step: int | None) -> int
     from service.engines.torch.protocol.frames import FrameProtocol
     from service.engines.torch.protocol.last_step import LastStep
     from service.engines.torch.protocol.messages import FromHost, Hello, ToHost, frame
-    from service.torch_host.dispatch import Dispatch
+    from service.torch_host.dispatcher import Dispatcher
+    from service.torch_host.faults import log_fault
     from service.torch_host.loop import EngineLoop
     from service.torch_host.weights.loading import ENGINE_VERSION, device_name
 
@@ -94,15 +95,12 @@ async def _serve(socket: Path, heartbeat_s: float, last_step: int | None) -> int
     def run_engine() -> None:
         try:
             engine.run()
-        except (
-            BaseException
-        ):  # the process must not outlive its engine: end it, the service restarts it
-            log.exception("the engine loop failed")
+        except BaseException as error:  # noqa: BLE001 - end the process: the service restarts it
+            log_fault(log, "the engine loop", error)
             running.call_soon_threadsafe(end, os.EX_SOFTWARE)
-            raise
 
     def fatal(error: BaseException) -> None:
-        log.error("a task of the host failed", exc_info=error)
+        log_fault(log, "a task of the host", error)
         end(os.EX_SOFTWARE)
 
     async def beat() -> None:
@@ -111,11 +109,11 @@ async def _serve(socket: Path, heartbeat_s: float, last_step: int | None) -> int
             protocol.send(engine.heartbeat)
 
     engine = EngineLoop(send, last_step=None if last_step is None else LastStep(last_step))
-    dispatch = Dispatch(engine, send, fatal)
+    dispatcher = Dispatcher(engine, send, fatal)
     _, protocol = await running.create_unix_connection(
         lambda: FrameProtocol(
             msgpack.Decoder(ToHost),
-            on_message=dispatch.handle,
+            on_message=dispatcher.handle,
             on_lost=lambda: end(os.EX_OK),
         ),
         str(socket),

@@ -46,7 +46,7 @@ class Sequence:
         self.sampling = request.sampling
         self.request_id = request.request_id
         self.model_id = model_id
-        self.prompt_ids = codec.encode(request.prompt)
+        self.prompt_ids = codec.encode(request.prompt, context_tokens=context_tokens)
         check_prompt(self.prompt_ids, vocabulary_tokens=vocabulary_tokens)
         check_sampling(self.sampling, vocabulary_tokens=vocabulary_tokens)
         self.limit_tokens = answer_limit(

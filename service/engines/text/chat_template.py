@@ -1,4 +1,4 @@
-"""Conversations as text: a model's own chat template, rendered in a sandbox.
+"""ChatTemplate: conversations as text, by a model's own template in a sandbox.
 
 Contents are data, never control: a special token that a message contains is carried through the
 template as a private-use character and comes out as literal text (`Rendered.literals`).
@@ -6,8 +6,9 @@ template as a private-use character and comes out as literal text (`Rendered.lit
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Final
 
 import jinja2
@@ -37,6 +38,13 @@ class Rendered(Struct, frozen=True):
 
     text: str
     literals: dict[str, str] = {}
+
+    @property
+    def plain(self) -> str:
+        """The text with its literals in place."""
+        if not self.literals:
+            return self.text
+        return self.text.translate({ord(mark): token for mark, token in self.literals.items()})
 
 
 class ChatTemplate:
@@ -95,12 +103,16 @@ class _Marks:
     def __init__(self, messages: Sequence[Message], special: "re.Pattern[str] | None") -> None:
         self._special = special
         self._by_token: dict[str, str] = {}
-        used = set("".join(f"{message.content}{message.name or ''}" for message in messages))
-        self._free = (mark for code in _PRIVATE_USE if (mark := chr(code)) not in used)
+        self._messages = messages
 
     @property
     def literals(self) -> dict[str, str]:
         return {mark: token for token, mark in self._by_token.items()}
+
+    @cached_property
+    def _free(self) -> Iterator[str]:
+        used = set("".join(f"{each.content}{each.name or ''}" for each in self._messages))
+        return (mark for code in _PRIVATE_USE if (mark := chr(code)) not in used)
 
     def unused(self) -> str:
         mark = next(self._free, None)

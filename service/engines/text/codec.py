@@ -1,4 +1,4 @@
-"""A model's tokenizer: prompts to token ids, token ids to bytes. No remote code."""
+"""TextCodec: a model's tokenizer and chat template, from prompts to token ids and back."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,9 @@ from tokenizers import AddedToken, Tokenizer
 from service.core.chat import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from service.core.errors import InvalidRequest, ModelNotReady
 from service.core.ports import TokenizerInfo
+from service.engines.text.bound_reader import read_bound
 from service.engines.text.chat_template import CHATML, ChatTemplate, Rendered
+from service.engines.text.text_bound import TextBound
 from service.engines.text.token_bytes import TokenBytes
 
 TemplateChoice = Literal["model", "chatml", "none"]
@@ -21,7 +23,7 @@ CHATML_END: Final = "<|im_end|>"
 
 
 class TextCodec:
-    """The tokenizer and chat template of one model folder. Thread-safe once opened."""
+    """The tokenizer and chat template of one model folder, without remote code. Thread-safe."""
 
     def __init__(
         self,
@@ -55,7 +57,11 @@ class TextCodec:
         self.eos_ids = frozenset(eos_ids)
         """Tokens that end an answer."""
         self.strips_leading_space = self._bytes.strips_leading_space
-        """Whether a text's first space is the tokenizer's own and not the text's."""
+        """Whether the tokenizer adds a space of its own before a text."""
+        self.bound: TextBound | None = read_bound(
+            tokenizer, self._bytes.spell, byte_level=self._bytes.byte_level
+        )
+        """Fewest tokens of a text; None where the tokenizer sets no bound."""
 
     @classmethod
     def open(cls, folder: Path, choice: TemplateChoice) -> "TextCodec":
@@ -90,18 +96,26 @@ class TextCodec:
             chat_template=self._template.source if self._template else None,
         )
 
-    def encode(self, prompt: Prompt, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a prompt.
+    def encode(
+        self,
+        prompt: Prompt,
+        *,
+        add_special_tokens: bool = True,
+        context_tokens: int | None = None,
+    ) -> list[int]:
+        """Token ids of a prompt. Raises InvalidRequest.
 
         Special tokens in plain text are control tokens, as with transformers and vLLM, since such
         prompts are often rendered by the client; in a conversation only the template's are. A
         template writes its own beginning of sequence; a plain text that starts with one gets no
-        second. Raises InvalidRequest.
+        second. A text that cannot fit `context_tokens` is refused before it is tokenized: raises
+        ContextOverflow.
         """
         match prompt:
             case TokenPrompt(token_ids=token_ids):
                 return list(token_ids)
             case TextPrompt(text=text):
+                self._check_length(text, context_tokens)
                 return self._encode_text(text, add_special_tokens=add_special_tokens)
             case ChatPrompt():
                 if self._template is None:
@@ -109,7 +123,9 @@ class TextCodec:
                         "This is a base model without a chat template: use /v1/completions.",
                         param="messages",
                     )
-                return self._encode_rendered(self._template.render(prompt))
+                rendered = self._template.render(prompt)
+                self._check_length(rendered.plain, context_tokens)
+                return self._encode_rendered(rendered)
 
     def token_bytes(self, token_id: int) -> bytes:
         """UTF-8 bytes that a token adds to the answer: none for a special token."""
@@ -127,8 +143,12 @@ class TextCodec:
             data = data.removeprefix(b" ")
         return data.decode("utf-8", "replace")
 
+    def _check_length(self, text: str, context_tokens: int | None) -> None:
+        if context_tokens is not None and self.bound is not None:
+            self.bound.check(text, context_tokens=context_tokens)
+
     def _encode_text(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        ids = _encode(self._tokenizer, text, add_special_tokens=add_special_tokens)
         bos = self._named.get("bos_token")
         if bos and len(ids) > 1 and ids[0] == ids[1] == self._tokenizer.token_to_id(bos):
             del ids[0]
@@ -136,7 +156,7 @@ class TextCodec:
 
     def _encode_rendered(self, rendered: Rendered) -> list[int]:
         if not rendered.literals:
-            return self._tokenizer.encode(rendered.text, add_special_tokens=False).ids
+            return _encode(self._tokenizer, rendered.text)
         return self._encode_guarded(rendered)
 
     def _encode_guarded(self, rendered: Rendered) -> list[int]:
@@ -155,7 +175,7 @@ class TextCodec:
                 ids.append(self._special_ids[piece])
             elif piece:
                 reader = self._literal_readers[bool(index)]
-                ids += reader.encode(piece.translate(restore), add_special_tokens=False).ids
+                ids += _encode(reader, piece.translate(restore))
         return ids
 
     @cached_property
@@ -173,6 +193,12 @@ class TextCodec:
         for reader in readers:
             reader.encode_special_tokens = True
         return readers
+
+
+def _encode(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool = False) -> list[int]:
+    # `Tokenizer.encode` holds the interpreter's lock for as long as it takes, and with it every
+    # other thread: a megabyte of text would stop all models. Encoding a batch releases it.
+    return tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
 
 
 class _GenerationConfig(Struct):

@@ -1,4 +1,4 @@
-"""What each token of a vocabulary spells, in bytes."""
+"""TokenBytes: the UTF-8 bytes that each token of a vocabulary stands for."""
 
 import json
 import re
@@ -10,16 +10,16 @@ from service.core.errors import ModelNotReady
 
 
 class TokenBytes:
-    """What each token of a vocabulary spells, read off the tokenizer's own decoder.
+    """Bytes of each token, read off the tokenizer's own decoder.
 
-    Knows byte-level BPE and SentencePiece with byte fallback; their decoders are per-token maps,
-    so a text is the concatenation of its tokens' bytes. Raises ModelNotReady for any other decoder.
+    Supports byte-level BPE and SentencePiece with byte fallback. Their decoders map each token by
+    itself, so a text is the concatenation of its tokens' bytes. Raises ModelNotReady for others.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._known: dict[int, bytes] = {}
-        self._byte_level = False
+        self.byte_level = False
         self._byte_fallback = False
         self._replacements: list[tuple[str, str]] = []
         self.strips_leading_space = False
@@ -29,7 +29,7 @@ class TokenBytes:
     def __getitem__(self, token_id: int) -> bytes:
         known = self._known.get(token_id)
         if known is None:
-            known = self._known[token_id] = self._spell(self._tokenizer.id_to_token(token_id))
+            known = self._known[token_id] = self.spell(self._tokenizer.id_to_token(token_id))
         return known
 
     def _read(self, decoder: dict[str, Any]) -> None:
@@ -38,7 +38,7 @@ class TokenBytes:
                 for part in parts:
                     self._read(part)
             case {"type": "ByteLevel"}:
-                self._byte_level = True
+                self.byte_level = True
             case {"type": "ByteFallback"}:
                 self._byte_fallback = True
             case {"type": "Fuse"}:
@@ -56,12 +56,13 @@ class TokenBytes:
                     "byte-level BPE and SentencePiece with byte fallback are"
                 )
 
-    def _spell(self, token: str | None) -> bytes:
+    def spell(self, token: str | None) -> bytes:
+        """Bytes of a token given by its text in the vocabulary."""
         if token is None:  # a row of the embedding that pads the vocabulary
             return b""
-        if self._byte_level:
+        if self.byte_level:
             try:
-                return bytes(map(_BYTE_OF_CHARACTER.__getitem__, token))
+                return bytes(map(BYTE_OF_CHARACTER.__getitem__, token))
             except KeyError:
                 return token.encode()
         if self._byte_fallback and (match := _BYTE_TOKEN.fullmatch(token)):
@@ -83,4 +84,4 @@ def _byte_characters() -> dict[str, int]:
     }
 
 
-_BYTE_OF_CHARACTER: Final = _byte_characters()
+BYTE_OF_CHARACTER: Final = _byte_characters()

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from model_registry.spec import ResolvedModel
-from service.core.chat import ChatRequest, Prompt
+from service.core.chat import ChatRequest, Prompt, TextPrompt
 from service.core.errors import EngineFailed, ModelNotReady
 from service.core.events import EngineEvent, ModelMemory
 from service.core.ports import LoadProgress, Pulse, TokenizerInfo
@@ -252,6 +252,7 @@ class TorchHost:
     async def generate(self, model_id: str, request: ChatRequest) -> AsyncGenerator[EngineEvent]:
         """Events of one request; closing the generator cancels it. Raises TriptychErrors."""
         self._check(model_id)
+        self._check_length(model_id, request.prompt)
         request_id = request.request_id
         stream = self._streams.open(request_id, model_id)
         self._send(
@@ -308,6 +309,12 @@ class TorchHost:
         trouble = self.trouble(model_id)
         if trouble is not None:
             raise EngineFailed(trouble, retry_after_s=self.status.restart_in_s)
+
+    def _check_length(self, model_id: str, prompt: Prompt) -> None:
+        """Refuse a text that cannot fit the context before the host is asked to tokenize it."""
+        loaded = self._models[model_id].loaded
+        if isinstance(prompt, TextPrompt) and loaded is not None and loaded.text_bound is not None:
+            loaded.text_bound.check(prompt.text, context_tokens=loaded.context_tokens)
 
     def _send(self, message: wire.ToHost) -> None:
         if self._process is not None:

@@ -14,6 +14,7 @@ from model_registry.spec import ResolvedModel
 from service.core.chat import ChatRequest, Prompt
 from service.core.events import EngineEvent, ModelBuild, ModelMemory, TokenLogprob
 from service.core.ports import TokenizerInfo
+from service.engines.text.text_bound import TextBound
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
@@ -125,6 +126,8 @@ class Loaded(Struct, frozen=True, kw_only=True, tag="loaded"):
     memory: ModelMemory
     context_tokens: int
     vocabulary_tokens: int
+    text_bound: TextBound | None = None
+    """Fewest tokens of a text; None if its tokenizer sets no bound."""
 
 
 class LoadFailed(Struct, frozen=True, tag="load_failed"):

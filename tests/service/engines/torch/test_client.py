@@ -15,7 +15,7 @@ import pytest
 from support.waiting import until
 
 from service.core.chat import ChatRequest, Sampling, TextPrompt
-from service.core.errors import EngineFailed, InvalidRequest, ModelNotReady
+from service.core.errors import ContextOverflow, EngineFailed, InvalidRequest, ModelNotReady
 from service.core.events import Delta, Finished
 from service.core.ports import Engine, LoadReporting, Supervised, Tokenizing
 from service.engines.torch import process as host_process
@@ -76,6 +76,19 @@ def test_it_keeps_every_protocol(engine):
     assert isinstance(of_engine, Tokenizing)
     assert isinstance(of_engine, LoadReporting)
     assert isinstance(of_engine, Supervised)
+
+
+def test_a_text_that_cannot_fit_is_not_sent_to_the_host(run, host, engine, monkeypatch):
+    """A megabyte of text is refused by its bytes, before anybody tokenizes it."""
+    monkeypatch.setattr(host, "_send", None)
+    long = msgspec.structs.replace(request(), prompt=TextPrompt("hello the " * 100_000))
+
+    async def ask():
+        async with aclosing(engine.generate(long)) as events:
+            await anext(events)
+
+    with pytest.raises(ContextOverflow, match="at least"):
+        run(ask())
 
 
 def test_a_loaded_model_has_no_trouble(engine, host):
