@@ -1,4 +1,4 @@
-"""What the client saw of one request: stamps in nanoseconds of its own monotonic clock."""
+"""One request as the client saw it: stamps in nanoseconds of its own CLOCK_MONOTONIC."""
 
 from typing import Literal
 
@@ -9,18 +9,11 @@ from service.core.metrics import elapsed_ns, milliseconds
 Outcome = Literal["ok", "refused", "failed", "timeout"]
 
 
-class ServerMetrics(Struct, frozen=True, kw_only=True):
-    """What a Triptych service says of an answer; None where it does not."""
-
-    request_id: str | None = None
-    ttft_ms: float | None = None
-    cold: bool | None = None
-    verified: bool | None = None
-    state: dict[str, int | None] = {}
-
-
 class Observation(Struct, frozen=True, kw_only=True):
-    """One request. Every time counts from the planned moment, so that a late client shows."""
+    """One request. Times count from the planned moment, so that a late client shows.
+
+    `…_from_sent_ms` counts from the moment of sending, as the service can see it.
+    """
 
     number: int
     client_request_id: str
@@ -30,15 +23,20 @@ class Observation(Struct, frozen=True, kw_only=True):
     block: int
     prompt_id: str
     outcome: Outcome
-    """`refused`: answered by an error status; `failed`: ended by anything else."""
+    """`refused`: an error status; `timeout`: given up; `failed`: anything else but `ok`."""
     error: str | None
-    """What went wrong, in few words."""
+    """Why it did not end well, in few words."""
     planned_ns: int
-    sent_ns: int
+    dispatched_ns: int
+    """The measuring process took it up."""
+    sent_ns: int | None
+    """Its connection was open and it was written; None if there was no connection."""
     first_ns: int | None
-    """The first chunk with text arrived."""
+    """The first chunk with text had arrived."""
     last_ns: int | None
-    """The last chunk with text arrived."""
+    """The last chunk with text had arrived."""
+    ended_ns: int
+    """The answer was whole, broke off, or was given up."""
     chunks: int
     """Chunks with text; one may carry several tokens."""
     finish_reason: str | None
@@ -46,17 +44,27 @@ class Observation(Struct, frozen=True, kw_only=True):
     completion_tokens: int | None
     text_bytes: int
     """UTF-8 bytes of the text that arrived."""
-    server: ServerMetrics
+    first_text_bytes: int
+    """Of these, what arrived at `first_ns`."""
+    cold: bool | None
+    """The request waited for its model to load; None if the service does not say."""
+    verified: bool | None
+    """The model passed its conformance probe; None if the service does not say."""
 
     @property
     def send_lag_ms(self) -> float:
-        """Sent − planned."""
-        return (self.sent_ns - self.planned_ns) / 1e6
+        """Dispatched − planned."""
+        return (self.dispatched_ns - self.planned_ns) / 1e6
 
     @property
     def ttft_ms(self) -> float | None:
         """First − planned."""
         return milliseconds(elapsed_ns(self.first_ns, self.planned_ns))
+
+    @property
+    def ttft_from_sent_ms(self) -> float | None:
+        """First − sent."""
+        return milliseconds(elapsed_ns(self.first_ns, self.sent_ns))
 
     @property
     def e2e_ms(self) -> float | None:
@@ -79,9 +87,11 @@ class Observation(Struct, frozen=True, kw_only=True):
 
     @property
     def bytes_per_s(self) -> float | None:
-        """Bytes of the text / (last − first): comparable between tokenizers."""
+        """Bytes after the first stamp / (last − first): comparable between tokenizers."""
         decode_ms = self._decode_ms
-        return None if not decode_ms else self.text_bytes * 1e3 / decode_ms
+        return (
+            None if not decode_ms else (self.text_bytes - self.first_text_bytes) * 1e3 / decode_ms
+        )
 
     @property
     def _decode_ms(self) -> float | None:

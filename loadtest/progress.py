@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from loadtest.observation import Observation
 from loadtest.plan import Plan
-from loadtest.report import number
+from loadtest.results.report import number
 
 
 class LiveProgress:

@@ -10,15 +10,17 @@ import httpx
 import msgspec
 from msgspec import Struct
 
+from loadtest.address import Address
 from loadtest.client import Client, Question
 from loadtest.corpus import Prompt
 from loadtest.errors import LoadTestError
 from loadtest.observation import Observation
 from loadtest.plan import Plan
 from loadtest.schedule import Turn
+from loadtest.wire.process import WireProcess
 
-#: Between preparing a turn and its first planned moment.
-_LEAD_NS = 20_000_000
+#: Orders reach the measuring process this long before their planned moment.
+_LEAD_NS = 100_000_000
 _WARMUP_BLOCK = -1
 
 
@@ -31,11 +33,17 @@ class Results(Struct, kw_only=True):
     """Wall clock."""
     observations: list[Observation]
     warmups: list[Observation]
+    asked: set[str]
+    """Client request ids of all requests, also of those under way at an interruption."""
     busy_ns: dict[str, int]
     """For each model the duration of its turns, from the first planned moment to the last end."""
     wall_ns: int = 0
     client_cpu_ns: int = 0
     """CPU time of this process during the turns."""
+    wire_cpu_ns: int | None = None
+    """CPU time of the measuring process during the turns; None for an interrupted run."""
+    loop_lags_ns: list[int] = []
+    """How late a periodic timer of the measuring process fired, each time."""
     interrupted: bool = False
 
 
@@ -46,34 +54,40 @@ async def run(
     plan: Plan,
     turns: Sequence[Turn],
     prompts: Sequence[Prompt],
-    http: httpx.AsyncClient,
+    address: Address,
     watch: Watch,
 ) -> Results:
-    """Warm every model up, then take all turns; *watch* is told of every measured request.
+    """Warm every model up, then take all turns; *watch* is called with each measured request.
 
     Cancelling (Ctrl-C) gives up what is under way and returns what there is.
 
     Raises:
-        LoadTestError: The service does not answer, or lacks a model of the plan.
+        LoadTestError: The measuring process died.
     """
-    await check_models(http, plan.models)
     results = Results(
         run_id=f"lt-{secrets.token_hex(4)}",
         begun_at_ns=time.time_ns(),
         observations=[],
         warmups=[],
+        asked=set(),
         busy_ns=dict.fromkeys(plan.models, 0),
     )
-    sender = _Sender(plan, prompts, http, results, watch)
     try:
-        await sender.warm_up()
-        begun_ns, cpu_ns = time.monotonic_ns(), time.process_time_ns()
-        try:
-            for turn in turns:
-                await sender.take(turn)
-        finally:
-            results.wall_ns = time.monotonic_ns() - begun_ns
-            results.client_cpu_ns = time.process_time_ns() - cpu_ns
+        async with WireProcess(address) as wire:
+            client = Client(wire, address, plan.sampling, plan.timeout_s)
+            sender = _Sender(plan, prompts, client, results, watch)
+            await sender.warm_up()
+            before = await wire.vitals()
+            begun_ns, cpu_ns = time.monotonic_ns(), time.process_time_ns()
+            try:
+                for turn in turns:
+                    await sender.take(turn)
+            finally:
+                results.wall_ns = time.monotonic_ns() - begun_ns
+                results.client_cpu_ns = time.process_time_ns() - cpu_ns
+            after = await wire.vitals()
+            results.wire_cpu_ns = after.cpu_ns - before.cpu_ns
+            results.loop_lags_ns = after.loop_lags_ns
     except asyncio.CancelledError:
         # The only one who cancels is the person at the keyboard, who wants what there is.
         results.interrupted = True
@@ -82,13 +96,9 @@ async def run(
 
 @contextlib.asynccontextmanager
 async def connect(base_url: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A client that queues nothing itself: as many connections as requests are under way."""
+    """A client for what is not measured: the list of models, and the records."""
     async with httpx.AsyncClient(
-        base_url=base_url,
-        headers={"accept-encoding": "identity"},
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-        timeout=httpx.Timeout(None, connect=10.0),
-        trust_env=False,
+        base_url=base_url, timeout=httpx.Timeout(60.0, connect=10.0), trust_env=False
     ) as http:
         yield http
 
@@ -102,7 +112,7 @@ class _ModelList(Struct):
 
 
 async def check_models(http: httpx.AsyncClient, models: Sequence[str]) -> None:
-    """Raise LoadTestError unless the service is there and lists every model."""
+    """Raise LoadTestError unless the service answers and lists every model."""
     try:
         answer = (await http.get("/v1/models")).raise_for_status()
         listed = {card.id for card in msgspec.json.decode(answer.content, type=_ModelList).data}
@@ -125,18 +135,18 @@ class _Sender:
         self,
         plan: Plan,
         prompts: Sequence[Prompt],
-        http: httpx.AsyncClient,
+        client: Client,
         results: Results,
         watch: Watch,
     ) -> None:
         self._plan = plan
         self._prompts = prompts
-        self._client = Client(http, plan.sampling, plan.timeout_s)
+        self._client = client
         self._results = results
         self._watch = watch
 
     async def warm_up(self) -> None:
-        """Let every model load, and touch what is touched first, one request at a time."""
+        """Let every model load and touch its memory, one request at a time."""
         number = 0
         for model in self._plan.models:
             for prompt in range(self._plan.warmup_requests):
@@ -147,8 +157,9 @@ class _Sender:
                 number += 1
 
     async def take(self, turn: Turn) -> None:
-        """Send a turn's requests at their times and wait for all answers."""
+        """Order a turn's requests shortly before their times and wait for all answers."""
         begun_ns = time.monotonic_ns() + _LEAD_NS
+        earlier = len(self._results.observations)
         try:
             async with asyncio.TaskGroup() as group:
                 for send in turn.sends:
@@ -161,10 +172,15 @@ class _Sender:
                         send.prompt,
                         planned_ns,
                     )
-                    await _sleep_until(planned_ns)
+                    await _sleep_until(planned_ns - _LEAD_NS)
                     group.create_task(self._ask(question))
+        except* LoadTestError as errors:
+            raise errors.exceptions[0] from None
         finally:
-            self._results.busy_ns[turn.model] += max(0, time.monotonic_ns() - begun_ns)
+            ended_ns = max(
+                (one.ended_ns for one in self._results.observations[earlier:]), default=0
+            )
+            self._results.busy_ns[turn.model] += max(0, ended_ns - begun_ns)
 
     async def _ask(self, question: Question) -> None:
         observation = await self._client.ask(question)
@@ -175,7 +191,7 @@ class _Sender:
         self, label: str, number: int, model: str, block: int, prompt: int, planned_ns: int
     ) -> Question:
         index = prompt % len(self._prompts)
-        return Question(
+        question = Question(
             number=number,
             client_request_id=f"{self._results.run_id}-{label}",
             model=model,
@@ -184,6 +200,8 @@ class _Sender:
             seed=self._plan.seed + index,
             planned_ns=planned_ns,
         )
+        self._results.asked.add(question.client_request_id)
+        return question
 
 
 async def _sleep_until(moment_ns: int) -> None:

@@ -1,4 +1,4 @@
-"""A run as a table for people and as a document for programs, both from the same summary."""
+"""A run as tables for people and as a document for programs, both from the same summary."""
 
 from collections.abc import Sequence
 
@@ -10,16 +10,17 @@ from rich.text import Text
 
 from loadtest.observation import Observation
 from loadtest.plan import Plan
-from loadtest.reconcile import Reconciliation
+from loadtest.results.censored import CensoredQuantiles, Ranked
+from loadtest.results.reconciliation import Reconciliation
+from loadtest.results.summary import ModelSummary, RunSummary
 from loadtest.schedule import Turn
-from loadtest.summary import ModelSummary, RunSummary
-from service.core.metrics import Quantiles
+from service.core.sizes import human_bytes
 
 _UNKNOWN = "–"
 
 
 class Document(Struct, frozen=True, kw_only=True):
-    """Everything that a run says."""
+    """Everything that a run found."""
 
     run_id: str
     begun_at_ns: int
@@ -38,54 +39,93 @@ class Document(Struct, frozen=True, kw_only=True):
 
 
 def tables(summary: RunSummary, reconciliation: Reconciliation | None) -> RenderableType:
-    """What a person reads when a run has ended."""
-    parts: list[RenderableType] = [_models(summary.models)]
+    """A run for people: models, agreement with the service, notes, records."""
     errors = [
-        Text(f"{model.model}: {count} x {words}", style="red")
+        Text(f"{model.model}: {count} x {reason}", style="red")
         for model in summary.models
-        for words, count in model.errors.items()
+        for reason, count in model.errors.items()
     ]
-    return Group(*parts, *errors, *_notes(summary), _reconciled(reconciliation))
+    return Group(
+        _models(summary.models),
+        _agreement(summary.models),
+        *errors,
+        *_notes(summary),
+        _reconciled(reconciliation),
+    )
 
 
 def _models(models: Sequence[ModelSummary]) -> Table:
-    table = Table(caption="ms, from the planned moment; p95 from 72 requests; state of one request")
+    table = Table(
+        caption="ms, from the planned moment; p95 from 72 requests; requests without a whole "
+        "answer rank above all (censored); state of one request"
+    )
     table.add_column("model", overflow="fold")
     for heading in (
-        "ok", "errors", "TTFT p50", "p95", "TPOT p50", "p95", "e2e p50", "p95",
+        "ok", "errors", "goodput", "TTFT p50", "p95", "TPOT p50", "p95", "e2e p50", "p95",
         "tokens/s", "bytes/s", "state",
     ):  # fmt: skip
         table.add_column(heading, justify="right")
     for model in models:
+        live_bytes = model.live_state_bytes.p50
         table.add_row(
             model.model,
             str(model.ok),
             str(sum(model.errors.values())),
+            _UNKNOWN if model.goodput is None else f"{100 * model.goodput.share:.0f} %",
             *_pair(model.ttft_ms),
             *_pair(model.tpot_ms),
             *_pair(model.e2e_ms),
             number(model.total_tokens_per_s),
             number(model.total_bytes_per_s),
-            size(model.live_state_bytes.p50),
+            _UNKNOWN if live_bytes is None else human_bytes(live_bytes),
+        )
+    return table
+
+
+def _agreement(models: Sequence[ModelSummary]) -> Table:
+    """Client and service side by side: medians, and the median of the differences."""
+    table = Table(caption="ms, p50; TTFT from the sending; difference = client - service")
+    table.add_column("model", overflow="fold")
+    for heading in (
+        "TTFT client", "service", "difference", "TPOT client", "service", "difference", "joined",
+    ):  # fmt: skip
+        table.add_column(heading, justify="right")
+    for model in models:
+        found = model.agreement
+        table.add_row(
+            model.model,
+            ranked(model.ttft_from_sent_ms.p50),
+            number(found.server_ttft_ms.p50),
+            number(found.ttft_difference_ms.p50),
+            ranked(model.tpot_ms.p50, digits=3),
+            number(found.server_tpot_ms.p50, digits=3),
+            number(found.tpot_difference_ms.p50, digits=3),
+            str(found.joined),
         )
     return table
 
 
 def _notes(summary: RunSummary) -> list[Text]:
-    lag = summary.send_lag_ms
+    lag, loop = summary.client.send_lag_ms, summary.client.loop_lag_ms
     notes = [
         Text(
             f"send lag p50 {number(lag.p50)} ms, p95 {number(lag.p95)} ms, max {number(lag.max)} "
-            f"ms; client CPU {number(summary.client_cpu_percent)} %"
+            f"ms; loop lag p95 {number(loop.p95)} ms, max {number(loop.max)} ms; client CPU "
+            f"{number(summary.client.cpu_percent)} %, of it the measuring process "
+            f"{number(summary.client.wire_cpu_percent)} %"
         )
     ]
     for model in summary.models:
+        if model.ttft_ms.censored:
+            notes.append(
+                Text(f"{model.model}: {model.ttft_ms.censored} censored of {model.requests}")
+            )
         if model.cold:
             notes.append(Text(f"{model.model}: {model.cold} cold, left out of all times"))
         if model.unverified:
             notes.append(Text(f"{model.model}: failed its conformance probe", style="yellow"))
-    for words, count in summary.warmup_errors.items():
-        notes.append(Text(f"warm-up: {count} x {words}", style="red"))
+    for reason, count in summary.warmup_errors.items():
+        notes.append(Text(f"warm-up: {count} x {reason}", style="red"))
     if summary.interrupted:
         notes.append(
             Text(
@@ -103,9 +143,9 @@ def _reconciled(reconciliation: Reconciliation | None) -> Text:
     if reconciliation.complete:
         return Text(f"records: each of {reconciliation.checked} requests found once and equal")
     lines = [
-        f"{what}: {one}"
-        for what in ("missing", "duplicated", "differing")
-        for one in getattr(reconciliation, what)
+        f"{kind}: {one}"
+        for kind in ("missing", "duplicated", "differing", "extra")
+        for one in getattr(reconciliation, kind)
     ]
     return Text("records DO NOT AGREE\n" + "\n".join(lines), style="bold red")
 
@@ -132,30 +172,25 @@ def schedule_table(plan: Plan, turns: Sequence[Turn]) -> Table:
 
 
 def stdout_console() -> Console:
-    """Wide enough for the table where nobody's window limits it."""
+    """A console wide enough for the tables where no terminal limits it."""
     console = Console()
     return console if console.is_terminal else Console(width=132)
 
 
-def number(value: float | None) -> str:
-    """Three significant digits; unknown is a dash."""
+def number(value: float | None, *, digits: int | None = None) -> str:
+    """Three significant digits, or *digits* after the point; unknown is a dash."""
     if value is None:
         return _UNKNOWN
     magnitude = abs(value)
-    digits = 0 if magnitude >= 100 else 1 if magnitude >= 10 else 2  # noqa: PLR2004 - digits
+    if digits is None:
+        digits = 0 if magnitude >= 100 else 1 if magnitude >= 10 else 2  # noqa: PLR2004 - digits
     return f"{value:,.{digits}f}"
 
 
-def size(count: float | None) -> str:
-    """Bytes in binary units."""
-    if count is None:
-        return _UNKNOWN
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:  # noqa: PLR2004 - binary units
-            return f"{number(count) if unit != 'B' else round(count)} {unit}"
-        count /= 1024
-    return f"{number(count)} GiB"
+def ranked(value: Ranked, *, digits: int | None = None) -> str:
+    """A number, or the word for a request without a whole answer."""
+    return "censored" if value == "censored" else number(value, digits=digits)
 
 
-def _pair(found: Quantiles) -> tuple[str, str]:
-    return number(found.p50), number(found.p95)
+def _pair(found: CensoredQuantiles) -> tuple[str, str]:
+    return ranked(found.p50), ranked(found.p95)

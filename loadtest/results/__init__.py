@@ -1,0 +1,1 @@
+"""Numbers of a run, held against the service's records."""
