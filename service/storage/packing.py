@@ -1,5 +1,6 @@
 """Packing: the columns of a block, made from its rows."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,13 +12,18 @@ from service.storage.blocks import INTEGERS, NAMES, RELATIVE, TEXTS, Block
 from service.storage.packed_column import PackedColumn, integers, pack_integers, pack_texts
 from service.storage.tables import record_block, record_column, request_record
 
+_FETCH_ROWS = 512
 _ROW = request_record.c
 _FIELDS = [_ROW[name] for name in ("accepted_ns", *sorted(NAMES))]
 
 
 def pack_rows(connection: Connection, block: Block) -> tuple[int, dict[str, PackedColumn]]:
     """Number of rows of a block, and its columns, packed from the rows."""
-    fields = list(zip(*connection.execute(_rows_of(block)).all(), strict=True))
+    rows: list[Any] = []
+    for part in connection.execute(_rows_of(block)).partitions(_FETCH_ROWS):
+        rows.extend(part)
+        _yield_lock()
+    fields = list(zip(*rows, strict=True))
     if not fields:
         return 0, {}
     by_name: dict[str, Sequence[Any]] = {
@@ -27,10 +33,17 @@ def pack_rows(connection: Connection, block: Block) -> tuple[int, dict[str, Pack
     columns: dict[str, PackedColumn] = {name: pack_texts(by_name[name]) for name in TEXTS}
     for name in INTEGERS:
         columns[name] = pack_integers(*integers(by_name[name]))
+        _yield_lock()
     for name in RELATIVE:
         values, known = integers(by_name[name])
         columns[name] = pack_integers((values - accepted_ns) * known, known)
+        _yield_lock()
     return len(accepted_ns), columns
+
+
+def _yield_lock() -> None:
+    """Let the event loop have the interpreter: it would wait up to 5 ms at each of its turns."""
+    time.sleep(0)
 
 
 def _rows_of(block: Block) -> Select[Any]:
