@@ -199,7 +199,7 @@ class RequestObserver(Protocol):
         """A request was accepted."""
 
     def generated(self, record: RequestRecord, tokens: int) -> None:
-        """Its answer grew by *tokens*."""
+        """Its answer grew by *tokens*; all of an answer's tokens are told once, by its end."""
 
     def finished(self, record: RequestRecord, metrics: RequestMetrics) -> None:
         """Its answer was closed: the final record, and the metrics derived from it."""

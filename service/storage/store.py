@@ -1,26 +1,20 @@
 """Records in a SQL database: SQLite embedded by default, PostgreSQL by its URL."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 from sqlalchemy import (
     URL,
-    ColumnElement,
     Connection,
     Dialect,
     Select,
     Table,
-    Text,
-    bindparam,
     create_engine,
-    delete,
     exists,
-    insert,
     or_,
     select,
-    tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -38,7 +32,9 @@ from service.core.record import RequestRecord
 from service.core.summary import RecordSummary, served_id, summarize
 from service.storage import cursor as cursors
 from service.storage import rows
-from service.storage.blocks import Blocks, overlapping
+from service.storage.columns.blocks import Blocks, overlapping
+from service.storage.conditions import KEYS, after, allowed_builds, before, matching
+from service.storage.contents import has_content, replace_contents
 from service.storage.cursor import Position
 from service.storage.migrate import migrate
 from service.storage.rows import Served
@@ -46,25 +42,10 @@ from service.storage.sqlite import prepare
 from service.storage.tables import IS_OPEN, model_build, request_content, request_record
 
 _BATCH_ROWS = 1000
-_KEYS = (request_record.c.accepted_at_ns, request_record.c.request_id)
 _INSERT: dict[str, Callable[[Table], sqlite.Insert | postgresql.Insert]] = {
     "sqlite": sqlite.insert,
     "postgresql": postgresql.insert,
 }
-_STANDS = exists().where(
-    request_record.c.request_id == bindparam("id"), request_record.c.phase == bindparam("of")
-)
-_DROP_CONTENT = delete(request_content).where(
-    request_content.c.request_id == bindparam("id"), _STANDS
-)
-_KEEP_CONTENT = insert(request_content).from_select(
-    ["request_id", "prompt", "completion"],
-    select(
-        bindparam("id", type_=Text),
-        bindparam("prompt_text", type_=Text),
-        bindparam("completion_text", type_=Text),
-    ).where(_STANDS),
-)
 _READ = select(
     *rows.RECORD_COLUMNS, request_content.c.prompt, request_content.c.completion
 ).select_from(request_record.outerjoin(request_content))
@@ -109,7 +90,7 @@ class SqlRecordStore:
         # Known to this store only once committed: a rolled-back id must not be used again.
         added: dict[Served, int] = {}
         latest = _latest(records)
-        contents = self._keeps_contents or any(map(_has_content, latest))
+        contents = self._keeps_contents or any(map(has_content, latest))
         with self._begin() as connection:
             placement = self._blocks.place(connection, latest)
             block_ids = placement.block_ids
@@ -123,7 +104,7 @@ class SqlRecordStore:
                 ],
             )
             if contents:
-                _replace_contents(connection, latest)
+                replace_contents(connection, latest)
         self._blocks.committed(placement)
         self._build_ids |= added
         self._keeps_contents = contents
@@ -135,20 +116,20 @@ class SqlRecordStore:
 
     def page(self, where: RecordFilter, *, limit: int, cursor: str | None) -> RecordPage:
         """A page, newest first. Raises InvalidRequest for a cursor that is not one of ours."""
-        query = _READ.where(*_matching(where))
+        query = _READ.where(*matching(where))
         if cursor is not None:
-            query = query.where(_before(cursors.decode(cursor)))
+            query = query.where(before(cursors.decode(cursor)))
         # One more than asked for tells whether there is a next page.
-        found = self._read(query.order_by(*(key.desc() for key in _KEYS)).limit(limit + 1))
+        found = self._read(query.order_by(*(key.desc() for key in KEYS)).limit(limit + 1))
         return cursors.page(found, limit)
 
     def iterate(self, where: RecordFilter) -> Iterator[RequestRecord]:
         """All matching records, oldest first, in short reads that hold no transaction open."""
-        query = _READ.where(*_matching(where)).order_by(*_KEYS).limit(_BATCH_ROWS)
+        query = _READ.where(*matching(where)).order_by(*KEYS).limit(_BATCH_ROWS)
         batch = self._read(query)
         while batch:
             yield from batch
-            batch = self._read(query.where(_after(Position.of(batch[-1]))))
+            batch = self._read(query.where(after(Position.of(batch[-1]))))
 
     def summary(
         self, where: RecordFilter, *, window_ns: int | None, cancelled: Callable[[], bool]
@@ -162,8 +143,8 @@ class SqlRecordStore:
         if where.comparison_id is not None:
             return summarize(self.iterate(where), window_ns=window_ns)
         # NumPy takes a tenth of a second to import and is needed for nothing else here.
-        from service.storage.block_columns import BlockColumns
-        from service.storage.column_summary import summarize_columns
+        from service.storage.columns.block_columns import BlockColumns
+        from service.storage.columns.column_summary import summarize_columns
 
         with self._begin() as connection:
             everyone = {
@@ -177,7 +158,7 @@ class SqlRecordStore:
                 where,
                 window_ns=window_ns,
                 models={key: served_id(who.model, who.variant) for key, who in everyone.items()},
-                builds=_allowed(where, everyone),
+                builds=allowed_builds(where, everyone),
             )
 
     def compact(self) -> bool:
@@ -186,7 +167,7 @@ class SqlRecordStore:
             block = self._blocks.next_to_pack(connection)
         if block is None:
             return False
-        from service.storage import packing
+        from service.storage.columns import packing
 
         with self._begin() as connection:
             _, columns = packing.pack_rows(connection, block)
@@ -263,16 +244,6 @@ def _unavailable() -> Iterator[None]:
         raise StoreUnavailable(f"The record store cannot be used: {reason}.") from error
 
 
-def _before(position: Position) -> ColumnElement[bool]:
-    key = tuple_(*_KEYS)
-    return key < tuple_(position.accepted_at_ns, position.request_id)
-
-
-def _after(position: Position) -> ColumnElement[bool]:
-    key = tuple_(*_KEYS)
-    return key > tuple_(position.accepted_at_ns, position.request_id)
-
-
 def _upsert(dialect: Dialect) -> sqlite.Insert | postgresql.Insert:
     statement = _INSERT[dialect.name](request_record)
     new = statement.excluded
@@ -288,29 +259,6 @@ def _upsert(dialect: Dialect) -> sqlite.Insert | postgresql.Insert:
     )
 
 
-def _replace_contents(connection: Connection, records: Sequence[RequestRecord]) -> None:
-    """Give every record that now stands its own contents, and no older ones."""
-    connection.execute(
-        _DROP_CONTENT, [{"id": record.request_id, "of": record.phase} for record in records]
-    )
-    contents = [
-        {
-            "id": record.request_id,
-            "of": record.phase,
-            "prompt_text": record.prompt_content,
-            "completion_text": record.completion_content,
-        }
-        for record in records
-        if _has_content(record)
-    ]
-    if contents:
-        connection.execute(_KEEP_CONTENT, contents)
-
-
-def _has_content(record: RequestRecord) -> bool:
-    return record.prompt_content is not None or record.completion_content is not None
-
-
 def _latest(records: Sequence[RequestRecord]) -> list[RequestRecord]:
     """The record of each request that outlives the others of this batch."""
     latest: dict[str, RequestRecord] = {}
@@ -319,36 +267,3 @@ def _latest(records: Sequence[RequestRecord]) -> list[RequestRecord]:
         if older is None or older.phase == "accepted" or record.phase == "final":
             latest[record.request_id] = record
     return list(latest.values())
-
-
-def _allowed(where: RecordFilter, everyone: Mapping[int, Served]) -> set[int] | None:
-    """Ids of the builds that a filter allows; None if it does not restrict them."""
-    if where.model is None and where.family is None:
-        return None
-    return {
-        key
-        for key, who in everyone.items()
-        if where.model in (None, who.model) and where.family in (None, who.family)
-    }
-
-
-def _matching(where: RecordFilter) -> list[ColumnElement[bool]]:
-    equal = {
-        request_record.c.status: where.status,
-        request_record.c.endpoint: where.endpoint,
-        request_record.c.requested_model: where.requested_model,
-        request_record.c.comparison_id: where.comparison_id,
-    }
-    conditions: list[ColumnElement[bool]] = [
-        column == value for column, value in equal.items() if value is not None
-    ]
-    if where.since_ns is not None:
-        conditions.append(request_record.c.accepted_at_ns >= where.since_ns)
-    if where.until_ns is not None:
-        conditions.append(request_record.c.accepted_at_ns < where.until_ns)
-    served_by = {model_build.c.model: where.model, model_build.c.family: where.family}
-    builds = [column == value for column, value in served_by.items() if value is not None]
-    if builds:
-        of_build = select(model_build.c.id).where(*builds)
-        conditions.append(request_record.c.model_build_id.in_(of_build))
-    return conditions

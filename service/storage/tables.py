@@ -148,7 +148,7 @@ record_block = Table(
     Column("packed", Boolean, nullable=False),
 )
 
-#: One field of all rows of a block, packed; see `service/storage/packed_column.py`.
+#: One field of all rows of a block, packed; see `service/storage/columns/packed_column.py`.
 record_column = Table(
     "record_column",
     metadata,

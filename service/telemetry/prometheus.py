@@ -42,7 +42,6 @@ _TIMES = {
 _COUNTS = {
     "prompt_tokens": ("prompt_tokens", "Prompt tokens of finished requests."),
     "cached_tokens": ("prompt_tokens_cached", "Of these, tokens whose state was reused."),
-    "completion_tokens": ("generation_tokens", "Tokens generated, counted as they come."),
     "completion_bytes": ("generation_bytes", "UTF-8 bytes of the text generated."),
 }
 
@@ -67,6 +66,9 @@ class PrometheusMetrics:
             "Requests accepted and not finished.",
             registry=self._registry,
         )
+        self._tokens = self._counter(
+            "generation_tokens", "Tokens generated, counted as they come.", "model"
+        )
         self._counts = {
             field: self._counter(name, text, "model") for field, (name, text) in _COUNTS.items()
         }
@@ -77,8 +79,6 @@ class PrometheusMetrics:
         self._state = self._histogram(
             "request_state_bytes", "State of one request at its end.", _STATE_BYTES, "model", "kind"
         )
-        self._generated: dict[str, int] = {}
-        """Tokens of running requests that were counted already."""
         self._snapshot = _Snapshot(models, writer, processes, memory)
         self._registry.register(self._snapshot)
         self._rendering = asyncio.Lock()
@@ -92,19 +92,15 @@ class PrometheusMetrics:
 
     def generated(self, record: RequestRecord, tokens: int) -> None:
         """Count tokens as they come: a long answer's are not held back until its end."""
-        before = self._generated.get(record.request_id, 0)
-        self._generated[record.request_id] = before + tokens
-        self._counts["completion_tokens"].labels(_model_of(record)).inc(tokens)
+        self._tokens.labels(_model_of(record)).inc(tokens)
 
     def finished(self, record: RequestRecord, metrics: RequestMetrics) -> None:
         """Count a request out; times and state only if it was answered whole."""
         model = _model_of(record)
         self._in_flight.dec()
         self._requests.labels(model, record.status).inc()
-        counted = {"completion_tokens": self._generated.pop(record.request_id, 0)}
         for field, counter in self._counts.items():
-            rest = (getattr(record, field) or 0) - counted.get(field, 0)
-            counter.labels(model).inc(max(0, rest))
+            counter.labels(model).inc(getattr(record, field) or 0)
         if record.status == "ok":
             self._observe(model, record, metrics)
 

@@ -14,7 +14,8 @@ from service.core.events import StateBytes
 from service.core.ports import RecordFilter, RecordStore
 from service.core.record import RequestRecord
 from service.core.summary import summarize
-from service.storage import blocks, open_store
+from service.storage import open_store
+from service.storage.columns import blocks
 
 MakeRecord = Callable[..., RequestRecord]
 EVERYTHING = RecordFilter()

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from loadtest.reconcile import Reconciliation, fetch_records, reconcile
+from loadtest.summary import summarize
 
 from loadtest.corpus import load_prompts
 from loadtest.plan import Arrivals, Plan, Sampling
-from loadtest.reconcile import Reconciliation, fetch_records, reconcile
 from loadtest.run import Results, connect, run
 from loadtest.schedule import schedule
-from loadtest.summary import summarize
 
 MODEL = """
 id = "{id}"

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from loadtest.reconcile import Reconciliation, fetch_records, reconcile
 
 from loadtest.corpus import Message, Prompt
 from loadtest.observation import Observation
 from loadtest.plan import Arrivals, Plan
-from loadtest.reconcile import Reconciliation, fetch_records, reconcile
 from loadtest.run import Results, connect, run
 from loadtest.schedule import schedule
 from service.core.record import RequestRecord

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from loadtest.summary import summarize
 from msgspec import structs
 
 from loadtest.corpus import Message, Prompt
@@ -19,7 +20,6 @@ from loadtest.observation import Observation
 from loadtest.plan import Arrivals, Plan
 from loadtest.run import Results, connect, run
 from loadtest.schedule import schedule
-from loadtest.summary import summarize
 
 PROMPTS = tuple(
     Prompt(id=f"p{n}", messages=(Message(role="user", content="Wohin?"),)) for n in range(5)

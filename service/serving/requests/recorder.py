@@ -65,6 +65,7 @@ class Recording:
         self._recorder = recorder
         self._tokens: list[tuple[int, int]] = []  # (sampled at, tokens since the one before)
         self._completion_tokens: int | None = 0
+        self._reported_tokens = 0
         self._completion_bytes = 0
         self._answering = False
         self._submitted = False
@@ -96,6 +97,11 @@ class Recording:
         if self.record.phase == "final":
             self._metrics = derived
         return derived
+
+    @property
+    def completion_tokens(self) -> int | None:
+        """Tokens so far; None where the engine does not tell."""
+        return self._completion_tokens
 
     async def durable(self) -> None:
         """Wait until the `accepted` record is on disk."""
@@ -176,6 +182,9 @@ class Recording:
         self._submitted = True
         self._complete(status, error_code)
         self._note(closed_ns=self._recorder.clock_ns())
+        unreported = (self.record.completion_tokens or 0) - self._reported_tokens
+        if unreported > 0:  # an engine that told of them at the end alone
+            self._report(unreported)
         for observer in self._recorder.observers:
             observer.finished(self.record, self.metrics)
         self._recorder.sink.submit(self.record)
@@ -221,8 +230,12 @@ class Recording:
         elif delta.token_ids and self._completion_tokens is not None:
             self._tokens.append((delta.at_ns, len(delta.token_ids)))
             self._completion_tokens += len(delta.token_ids)
-            for observer in self._recorder.observers:
-                observer.generated(self.record, len(delta.token_ids))
+            self._report(len(delta.token_ids))
+
+    def _report(self, tokens: int) -> None:
+        self._reported_tokens += tokens
+        for observer in self._recorder.observers:
+            observer.generated(self.record, tokens)
 
     def _take_text(self, text: str) -> None:
         self._answering = True

@@ -14,7 +14,8 @@ from support.waiting import wait_until
 from service.core.errors import StoreUnavailable
 from service.core.ports import RecordFilter
 from service.core.record import RequestRecord
-from service.storage import blocks, sqlite
+from service.storage import sqlite
+from service.storage.columns import blocks
 from service.storage.memory import MemoryRecordStore
 from service.storage.store import SqlRecordStore
 from service.storage.tables import record_block

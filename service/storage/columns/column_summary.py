@@ -30,8 +30,8 @@ from service.core.summary import (
     check_groups,
     summarize,
 )
-from service.storage.block_columns import BlockColumns
-from service.storage.packed_column import Flags, Integers
+from service.storage.columns.block_columns import BlockColumns
+from service.storage.columns.packed_column import Flags, Integers
 
 _ANSWERED = "ok"
 _CACHED_COLUMNS = 3

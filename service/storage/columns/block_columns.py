@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from sqlalchemy import Connection, select
 
-from service.storage.blocks import Block
-from service.storage.packed_column import Flags, Integers, PackedColumn
-from service.storage.packing import pack_rows
+from service.storage.columns.blocks import Block
+from service.storage.columns.packed_column import Flags, Integers, PackedColumn
+from service.storage.columns.packing import pack_rows
 from service.storage.tables import record_column
 
 _COLUMN = record_column.c

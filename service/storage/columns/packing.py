@@ -8,8 +8,8 @@ import numpy as np
 from msgspec import structs
 from sqlalchemy import Connection, Select, select, update
 
-from service.storage.blocks import INTEGERS, NAMES, RELATIVE, TEXTS, Block
-from service.storage.packed_column import PackedColumn, integers, pack_integers, pack_texts
+from service.storage.columns.blocks import INTEGERS, NAMES, RELATIVE, TEXTS, Block
+from service.storage.columns.packed_column import PackedColumn, integers, pack_integers, pack_texts
 from service.storage.tables import record_block, record_column, request_record
 
 _FETCH_ROWS = 512

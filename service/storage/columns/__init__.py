@@ -1,0 +1,1 @@
+"""Packed columns of records beside their rows, and the summaries that read them."""
