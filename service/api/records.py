@@ -62,7 +62,7 @@ def provide_filter(  # noqa: PLR0913 - one argument a query parameter
     since: Instant = None,
     until: Instant = None,
 ) -> RecordFilter:
-    """The filter that the query describes."""
+    """Build the filter from the query."""
     for name in request.query_params:
         # A filter with a typing error would otherwise report on all records.
         if name not in _PARAMETERS:

@@ -1,4 +1,4 @@
-"""What sets the arms of a comparison apart: pure functions of their records."""
+"""Differences between the arms of a comparison: pure functions of their records."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from service.core.record import RequestRecord
 
 
 class Difference(Struct, frozen=True, kw_only=True):
-    """One number of an arm against the same number of the first arm."""
+    """A number of an arm relative to the same number of the first arm."""
 
     absolute: float | None
     """arm − first, in the number's own unit; None if either is unknown."""
@@ -19,7 +19,7 @@ class Difference(Struct, frozen=True, kw_only=True):
 
 
 class ArmDifference(Struct, frozen=True, kw_only=True):
-    """How an arm differs from the first one."""
+    """Differences of an arm to the first arm."""
 
     ttft_ms: Difference
     tpot_ms: Difference
@@ -37,7 +37,7 @@ class ArmDifference(Struct, frozen=True, kw_only=True):
 
 
 def live_state_bytes(state: StateBytes) -> int | None:
-    """Keys, values, recurrent and convolution state together; None if any of them is unknown."""
+    """Sum of keys, values, recurrent and convolution state; None if any of them is unknown."""
     parts = (
         state.attention_kv_bytes,
         state.window_kv_bytes,
@@ -82,7 +82,7 @@ def _numbers(record: RequestRecord) -> dict[str, float | None]:
 def caveats(
     records: Sequence[RequestRecord | None], texts: Sequence[str], *, mode: str
 ) -> tuple[str, ...]:
-    """What a reader must know before believing a difference between these arms.
+    """Reasons to doubt a difference between these arms.
 
     A record is None for an arm that was not accepted.
     """

@@ -1,4 +1,4 @@
-"""The seams: small Protocols, each with an implementation that ships as its fake."""
+"""Protocols between the rooms, each with a shipped in-memory implementation."""
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
@@ -35,7 +35,7 @@ class Engine(Protocol):
 
 
 class TokenizerInfo(Struct, frozen=True, kw_only=True):
-    """What evaluation harnesses ask a server about its tokenizer."""
+    """Tokenizer facts that evaluation harnesses ask a server for."""
 
     bos_token: str | None
     eos_token: str | None
@@ -58,7 +58,7 @@ class Tokenizing(Protocol):
 
 
 class LoadProgress(Struct, frozen=True, kw_only=True):
-    """How far a load has come; a count is None where unknown."""
+    """Progress of a load; a count is None where unknown."""
 
     stage: str
     """`tokenizer`, `weights`, `slots`."""
@@ -68,10 +68,10 @@ class LoadProgress(Struct, frozen=True, kw_only=True):
 
 @runtime_checkable
 class LoadReporting(Protocol):
-    """An engine that can say how far its `start` has come."""
+    """An engine that reports the progress of `start`."""
 
     def load_progress(self) -> LoadProgress | None:
-        """How far, None before the first report and after the last."""
+        """Current progress; None before the first report and after the last."""
 
 
 class ModelNeed(Struct, frozen=True, kw_only=True):
@@ -121,7 +121,7 @@ class Pulsing(Protocol):
 
 
 class RecordFilter(Struct, frozen=True, kw_only=True):
-    """Which records; None does not restrict."""
+    """Filter of records; None does not restrict."""
 
     model: str | None = None
     family: Family | None = None
@@ -143,7 +143,7 @@ class RecordPage(Struct, frozen=True, kw_only=True):
 
 
 class RecordStore(Protocol):
-    """Where records are kept. Blocking: called from threads of its callers."""
+    """Storage of records. Methods block: call them from a thread."""
 
     def write(self, records: Sequence[RequestRecord]) -> None:
         """Insert or, by `request_id`, replace in one transaction.
@@ -152,13 +152,13 @@ class RecordStore(Protocol):
         """
 
     def get(self, request_id: str) -> RequestRecord | None:
-        """One record."""
+        """Read a record; None if there is none with this id."""
 
     def page(self, where: RecordFilter, *, limit: int, cursor: str | None) -> RecordPage:
-        """A page, newest first. Raises InvalidRequest for a cursor that is not one of ours."""
+        """Read a page, newest first. Raises InvalidRequest for a cursor that no page returned."""
 
     def iterate(self, where: RecordFilter) -> Iterator[RequestRecord]:
-        """All matching records, oldest first, without holding them in memory."""
+        """Read matching records, oldest first, in constant memory."""
 
     def summary(
         self, where: RecordFilter, *, window_ns: int | None, cancelled: Callable[[], bool]
@@ -183,7 +183,7 @@ class RecordStore(Protocol):
 
 
 class RecordSink(Protocol):
-    """Takes records from the request path without ever blocking it."""
+    """Accepts records from the request path without blocking it."""
 
     def submit(self, record: RequestRecord) -> None:
         """Queue a record; synchronous, so that a cancelled task cannot lose it."""
@@ -214,7 +214,7 @@ class WriterStats(Struct, frozen=True, kw_only=True):
     queued_bytes: int
     """Memory that they hold, estimated."""
     lag_s: float
-    """Age of the oldest of them in seconds; 0 if there is none."""
+    """Age of the oldest of them; 0 without any."""
     written_rows: int
     write_s: float
     """Time spent in successful writes, in seconds."""

@@ -16,7 +16,7 @@ MAX_NAME_CHARACTERS = 256
 
 
 class RequestRecord(Struct, frozen=True, kw_only=True):
-    """One row. Times are nanoseconds of CLOCK_MONOTONIC; unknown is None.
+    """Facts of a request. Times are nanoseconds of CLOCK_MONOTONIC; unknown is None.
 
     Written as `accepted` (status `running`) before the first byte and replaced by `final` after the
     last; an `accepted` row that a dead service left behind becomes `interrupted` at the next start.
@@ -29,7 +29,7 @@ class RequestRecord(Struct, frozen=True, kw_only=True):
     stream: bool
     requested_model: str
     model: str | None = None
-    """Base id of the model that served it; None if none was reached."""
+    """Base id of the model that answered; None if none was reached."""
     variant: str | None = None
     family: Family | None = None
     route: str | None = None
@@ -43,7 +43,7 @@ class RequestRecord(Struct, frozen=True, kw_only=True):
     cold: bool = False
     """True if the request waited for its model to load: left out of paired tests."""
     verified: bool | None = None
-    """Whether the model passed the conformance probe when it was loaded."""
+    """True if the model passed the conformance probe at its load; None if it was not probed."""
 
     accepted_at_ns: int
     """Wall clock, nanoseconds since the epoch: a label only."""
@@ -54,7 +54,7 @@ class RequestRecord(Struct, frozen=True, kw_only=True):
     last_ns: int | None = None
     closed_ns: int | None = None
     load_ns: int | None = None
-    """How long the request waited for its model to load."""
+    """Time that the request waited for its model to load."""
     itl_p50_ns: int | None = None
     itl_p95_ns: int | None = None
     itl_p99_ns: int | None = None
@@ -73,7 +73,7 @@ class RequestRecord(Struct, frozen=True, kw_only=True):
     sampling: dict[str, object] | None = None
     """The sampling parameters that differ from their defaults."""
     prompt_content: str | None = None
-    """Only where storing contents is switched on."""
+    """Kept only with `store_content = "full"`."""
     completion_content: str | None = None
 
 

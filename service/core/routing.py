@@ -1,4 +1,4 @@
-"""Routes: model ids that name several arms."""
+"""Routes: model ids that stand for several arms."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ RouteId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
 class Arm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One model of a route."""
+    """A model of a route."""
 
     model: str
     """A model or `model:variant`."""

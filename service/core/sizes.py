@@ -1,4 +1,4 @@
-"""Sizes in bytes as people write and read them."""
+"""Parsing and formatting of sizes in bytes."""
 
 import re
 
@@ -11,7 +11,7 @@ _UNITS: dict[str, int] = {"B": 1} | {
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes that a size such as `8GiB` names. Raises ValueError with what is allowed."""
+    """Parse a size such as `8GiB`. Raises ValueError naming the units."""
     found = _SIZE.fullmatch(text)
     if found is None:
         raise ValueError(
@@ -22,7 +22,7 @@ def parse_bytes(text: str) -> int:
 
 
 def human_bytes(count: float) -> str:
-    """Bytes in binary units, three significant digits: `1.46 MiB`."""
+    """Format bytes in binary units with three significant digits: `1.46 MiB`."""
     value, unit = float(count), "B"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if abs(value) < 1024:  # noqa: PLR2004 (the binary step)

@@ -18,29 +18,29 @@ _STATE = StateBytes.__struct_fields__
 SUMS = ("prompt_tokens", "cached_tokens", "completion_tokens", "completion_bytes")
 
 
-#: Most groups of one summary: a larger answer would be megabytes that nobody reads.
+#: Most groups of a summary: a larger answer would be many megabytes.
 MAX_GROUPS = 2000
 
 
 class Summary(Struct, frozen=True, kw_only=True):
-    """Some records together. Sums are over the records that know the number; None if none does."""
+    """Summary of a set of records. Sums are over records with a known value; None without any."""
 
     count: int
     by_status: dict[Status, int]
     cold: int
-    """How many waited for their model to load."""
+    """Requests that waited for their model to load."""
     verified: int
-    """How many were answered by a model that had passed the conformance probe."""
+    """Requests to a model that had passed the conformance probe."""
     unverified: int
-    """How many were answered by one that had failed it."""
+    """Requests to a model that had failed it."""
     prompt_tokens: int | None
     cached_tokens: int | None
     completion_tokens: int | None
     completion_bytes: int | None
     metrics: dict[str, Quantiles]
-    """Of each metric over the requests answered whole; cold ones count only in `load_ms`."""
+    """Percentiles by metric, over complete answers; cold ones count only in `load_ms`."""
     state: dict[str, Quantiles]
-    """Of each kind of state bytes over the requests answered whole."""
+    """Percentiles by kind of state bytes, over complete answers."""
 
 
 class SummaryGroup(Struct, frozen=True, kw_only=True):
@@ -54,7 +54,7 @@ class SummaryGroup(Struct, frozen=True, kw_only=True):
 
 
 class RecordSummary(Struct, frozen=True, kw_only=True):
-    """All records together, and each group of them in the order of window and model."""
+    """Summary of all records, and of each group by window and model."""
 
     window_ns: int | None
     total: Summary
@@ -96,7 +96,7 @@ def check_groups(count: int) -> None:
 
 
 def served_id(model: str | None, variant: str | None) -> str | None:
-    """`model` or `model:variant` of who answered; None if no model was reached."""
+    """`model` or `model:variant`; None if no model was reached."""
     return f"{model}:{variant}" if variant else model
 
 

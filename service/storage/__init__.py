@@ -1,4 +1,4 @@
-"""Where records are kept."""
+"""Record storage: stores, the writer, the schema and its migrations."""
 
 from service.core.errors import ConfigError, StoreUnavailable
 from service.core.ports import RecordStore

@@ -32,11 +32,11 @@ class MemoryRecordStore:
                     self._records[record.request_id] = record
 
     def get(self, request_id: str) -> RequestRecord | None:
-        """One record; None if there is none of that id."""
+        """Read a record; None if there is none with this id."""
         return self._records.get(request_id)
 
     def page(self, where: RecordFilter, *, limit: int, cursor: str | None) -> RecordPage:
-        """A page, newest first. Raises InvalidRequest for a cursor that is not one of ours."""
+        """Read a page, newest first. Raises InvalidRequest for a cursor that no page returned."""
         found = self._matching(where)[::-1]
         if cursor is not None:
             end = cursors.decode(cursor)
@@ -44,7 +44,7 @@ class MemoryRecordStore:
         return cursors.page(found, limit)
 
     def iterate(self, where: RecordFilter) -> Iterator[RequestRecord]:
-        """All records that match now, oldest first."""
+        """Read the records that match now, oldest first."""
         yield from self._matching(where)
 
     def summary(

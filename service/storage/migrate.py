@@ -1,4 +1,4 @@
-"""Brings a database to the newest schema when it is opened."""
+"""Migration of a database to the newest schema when it is opened."""
 
 from sqlalchemy import Connection, Engine, inspect, text
 

@@ -1,4 +1,4 @@
-"""Records as rows and back: columns are named as fields, who answered is a row of its own."""
+"""Mapping of records to rows and back; model and build are a row of their own."""
 
 import hashlib
 from typing import Any
@@ -14,7 +14,7 @@ from service.storage.tables import ELSEWHERE, request_record
 
 
 class Served(Struct, frozen=True, kw_only=True):
-    """Who answered: one row of `model_build`."""
+    """Model and build that answered: a row of `model_build`."""
 
     model: str | None
     variant: str | None
@@ -32,7 +32,7 @@ RECORD_COLUMNS = [request_record.c[name] for name in (*_SCALARS, *_STATE, "model
 
 
 def served(record: RequestRecord) -> Served | None:
-    """Who answered; None if no model was reached."""
+    """Model and build of a record; None if no model was reached."""
     who = Served(
         model=record.model, variant=record.variant, family=record.family, build=record.build
     )
@@ -40,7 +40,7 @@ def served(record: RequestRecord) -> Served | None:
 
 
 def content_sha256(who: Served) -> str:
-    """The key under which equal builds are one row."""
+    """Key under which equal builds share a row."""
     return hashlib.sha256(msgspec.json.encode(who)).hexdigest()
 
 
@@ -57,7 +57,7 @@ def to_build_row(who: Served) -> dict[str, Any]:
 
 
 def to_served(row: RowMapping) -> Served:
-    """Who a `model_build` row names."""
+    """Model and build of a `model_build` row."""
     loaded = row["dtype"] is not None
     return Served(
         model=row["model"],

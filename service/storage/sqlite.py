@@ -1,4 +1,4 @@
-"""What SQLite needs beyond standard SQL: durability, waiting for locks, real transactions."""
+"""SQLite connections: WAL, busy timeout and explicit transactions."""
 
 import sqlite3
 
@@ -9,7 +9,7 @@ _BUSY_TIMEOUT_MS = 5000
 
 
 def prepare(engine: Engine) -> None:
-    """Set up every connection that *engine* will open.
+    """Configure every connection that *engine* opens.
 
     With WAL and `synchronous=NORMAL` a killed process loses nothing that was committed; a power cut
     may lose the last transactions (https://sqlite.org/pragma.html#pragma_synchronous).

@@ -59,7 +59,7 @@ class SqlRecordStore:
     """
 
     def __init__(self, url: str | URL) -> None:
-        """Open the database at an SQLAlchemy URL and bring its schema up to date."""
+        """Open the database at an SQLAlchemy URL and migrate its schema."""
         self._engine = create_engine(
             url,
             # Parameters may hold prompts, and error texts end in logs.
@@ -110,12 +110,12 @@ class SqlRecordStore:
         self._keeps_contents = contents
 
     def get(self, request_id: str) -> RequestRecord | None:
-        """One record; None if there is none of that id."""
+        """Read a record; None if there is none with this id."""
         found = self._read(_READ.where(request_record.c.request_id == request_id))
         return found[0] if found else None
 
     def page(self, where: RecordFilter, *, limit: int, cursor: str | None) -> RecordPage:
-        """A page, newest first. Raises InvalidRequest for a cursor that is not one of ours."""
+        """Read a page, newest first. Raises InvalidRequest for a cursor that no page returned."""
         query = _READ.where(*matching(where))
         if cursor is not None:
             query = query.where(before(cursors.decode(cursor)))
@@ -124,7 +124,7 @@ class SqlRecordStore:
         return cursors.page(found, limit)
 
     def iterate(self, where: RecordFilter) -> Iterator[RequestRecord]:
-        """All matching records, oldest first, in short reads that hold no transaction open."""
+        """Read matching records, oldest first, in short reads that hold no transaction open."""
         query = _READ.where(*matching(where)).order_by(*KEYS).limit(_BATCH_ROWS)
         batch = self._read(query)
         while batch:
@@ -234,7 +234,7 @@ class SqlRecordStore:
 
 @contextmanager
 def _unavailable() -> Iterator[None]:
-    """Tell a database that cannot be used from a mistake of ours."""
+    """Turn errors of a database that cannot be used into StoreUnavailable; let bugs through."""
     try:
         yield
     except (DataError, IntegrityError, ProgrammingError):
@@ -260,7 +260,7 @@ def _upsert(dialect: Dialect) -> sqlite.Insert | postgresql.Insert:
 
 
 def _latest(records: Sequence[RequestRecord]) -> list[RequestRecord]:
-    """The record of each request that outlives the others of this batch."""
+    """The record of each request that replaces its others in this batch."""
     latest: dict[str, RequestRecord] = {}
     for record in records:
         older = latest.get(record.request_id)

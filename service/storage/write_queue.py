@@ -27,14 +27,14 @@ class Row(Struct, frozen=True):
 
 
 class Flush(Struct, frozen=True):
-    """Asks to be told once everything before it is on disk."""
+    """Waits until everything before it is on disk."""
 
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[None]
 
     def settle(self, error: Exception | None = None) -> None:
         """Wake the waiter; called from the writer's thread."""
-        # A loop that has ended meanwhile has nobody left to wake.
+        # The loop may have ended meanwhile, and its waiters with it.
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self._settle, error)
 

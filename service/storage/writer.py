@@ -44,13 +44,13 @@ class RecordWriter:
         # Taken off the queue and not yet done; touched by the thread alone.
         self._backlog: deque[Row | Flush | Stop] = deque()
         self._lock = threading.Lock()
-        # Submission times of the rows in queue and backlog, in the same order.
+        # Submission times of the rows in queue and backlog, in order.
         self._submitted_ns: deque[int] = deque()
         self._queued_bytes = 0
         self._refused_rows = 0
         self._failing = False
         self._compacting = True
-        # How many of the next rows are written alone, after a batch that held a bad one.
+        # Rows still to be written one at a time, after a batch with a bad one.
         self._singly = 0
         self._written_rows = self._failed_writes = self._unwritable_rows = 0
         self._write_ns = 0
@@ -86,7 +86,7 @@ class RecordWriter:
             self._queue.put(row)
 
     async def flushed(self) -> None:
-        """Return once everything submitted before this call is on disk.
+        """Wait until everything submitted before this call is on disk.
 
         Raises:
             StoreUnavailable: Records cannot be written now. They are kept and tried again.
@@ -111,7 +111,7 @@ class RecordWriter:
         )
 
     def stats(self) -> WriterStats:
-        """State and counts now."""
+        """Current state and lifetime counts."""
         return WriterStats(
             healthy=self.healthy,
             queued_rows=len(self._submitted_ns),
@@ -224,7 +224,7 @@ class RecordWriter:
         return True
 
     def _release(self, head: list[Row | Flush], rows: list[Row]) -> None:
-        """Take written items out of the books and wake who waited for them."""
+        """Remove written items from the backlog and wake their waiters."""
         with self._lock:
             for row in rows:
                 self._submitted_ns.popleft()
@@ -236,7 +236,7 @@ class RecordWriter:
                 item.settle()
 
     def _keep(self, error: StoreUnavailable) -> None:
-        """Keep the rows for the next attempt; who waits for them is told now."""
+        """Keep the rows for the next attempt and fail the flushes that wait for them."""
         self._failed_writes += 1
         if not self._failing:
             self._failing = True

@@ -1,1 +1,1 @@
-"""What is observed about the service itself."""
+"""Observation of the service itself: metrics, memory, logs."""

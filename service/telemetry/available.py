@@ -1,4 +1,4 @@
-"""How much memory models could take at this moment: of the machine, its container, or its GPU."""
+"""Free memory for models: of the machine, its container, or its GPU."""
 
 import csv
 import importlib.metadata
@@ -14,7 +14,7 @@ from msgspec import Struct
 
 log = logging.getLogger(__name__)
 
-#: Longest that a GPU's driver is waited for at the start.
+#: Longest wait for the GPU's driver at startup, in seconds.
 DRIVER_S = 5.0
 _CGROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
@@ -24,7 +24,7 @@ _MIB = 2**20
 
 
 class Available(Struct, frozen=True, kw_only=True):
-    """Where models are held and what is free there."""
+    """Device that holds models, and its free memory."""
 
     device: str
     """`cpu`, or the GPU's name."""
@@ -32,18 +32,18 @@ class Available(Struct, frozen=True, kw_only=True):
 
 
 def available() -> Available:
-    """What is free on the GPU that torch would use, or else in memory."""
+    """Free memory of the GPU that torch would use, else of the machine."""
     return gpu() or Available(device="cpu", free_bytes=free_memory_bytes())
 
 
 def free_memory_bytes(root: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> int:
-    """What the machine has free, or less where a container's limit is nearer."""
+    """Free memory of the machine, or less where a container's limit is lower."""
     machine = psutil.virtual_memory().available
     return max(0, min((machine, *_below_limits(root, membership))))
 
 
 def _below_limits(root: Path, membership: Path) -> Iterator[int]:
-    """For each limit on this process, how far below it the container is."""
+    """Bytes left below each limit on this process."""
     try:
         lines = membership.read_text(encoding="ascii").splitlines()
     except OSError:  # not Linux, or no control groups

@@ -1,4 +1,4 @@
-"""Log lines: one an event, on stderr, and never a word of a prompt or an answer."""
+"""Logging: one line an event on stderr, without any text of prompts or answers."""
 
 import logging
 import sys
@@ -40,7 +40,7 @@ class LineFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, whatever the message holds."""
+        """Format a record as exactly one line."""
         record.message = record.getMessage()
         record.asctime = self.formatTime(record)
         line = self.formatMessage(record)
@@ -51,7 +51,7 @@ class LineFormatter(logging.Formatter):
 
 
 def describe(error: BaseException) -> str:
-    """An error's kind, place and causes, without what its text might quote."""
+    """Kind, place and causes of an error, without its text."""
     return " <- ".join(_one(link) for link in _chain(error))
 
 

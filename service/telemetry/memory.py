@@ -1,4 +1,4 @@
-"""Memory of a process as the kernel counts it."""
+"""Memory of processes, as counted by the kernel."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ _REST_NS = 500_000_000
 
 
 class ProcessMemory(Struct, frozen=True, kw_only=True):
-    """Bytes of one process; None where the kernel does not tell."""
+    """Memory of one process; None where unknown."""
 
     pid: int | None = None
     rss_bytes: int | None
@@ -19,7 +19,7 @@ class ProcessMemory(Struct, frozen=True, kw_only=True):
     pss_bytes: int | None
     """Resident pages, shared ones counted by share (`/proc/PID/smaps_rollup`)."""
     peak_rss_bytes: int | None
-    """Most that was ever resident (`VmHWM` of `/proc/PID/status`)."""
+    """Peak resident size (`VmHWM` of `/proc/PID/status`)."""
 
 
 class ProcessProbe:
@@ -44,7 +44,7 @@ class ProcessProbe:
 
 
 def children(pid: int) -> tuple[int, ...]:
-    """Processes that a process has started, and they in turn; none once it is gone."""
+    """Descendants of a process; empty once it is gone."""
     try:
         return tuple(child.pid for child in psutil.Process(pid).children(recursive=True))
     except psutil.NoSuchProcess:

@@ -47,7 +47,7 @@ _COUNTS = {
 
 
 class PrometheusMetrics:
-    """A RequestObserver that counts requests, and reads everything else when it is scraped."""
+    """Request observer that counts requests and reads all other state at each scrape."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class PrometheusMetrics:
         memory: Callable[[], tuple[int, int]] | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """Count in a registry of its own; the arguments give the state at each scrape."""
+        """Use a registry of its own; the arguments are called at each scrape."""
         self._registry = CollectorRegistry()
         self._requests = self._counter("requests", "Finished requests.", "model", "status")
         self._in_flight = Gauge(
@@ -87,7 +87,7 @@ class PrometheusMetrics:
         self._clock_ns = clock_ns
 
     def started(self, record: RequestRecord) -> None:  # noqa: ARG002 - the model is not known yet
-        """Count a request in."""
+        """Count an accepted request."""
         self._in_flight.inc()
 
     def generated(self, record: RequestRecord, tokens: int) -> None:
@@ -95,7 +95,7 @@ class PrometheusMetrics:
         self._tokens.labels(_model_of(record)).inc(tokens)
 
     def finished(self, record: RequestRecord, metrics: RequestMetrics) -> None:
-        """Count a request out; times and state only if it was answered whole."""
+        """Count a finished request; its times and state only if it was answered completely."""
         model = _model_of(record)
         self._in_flight.dec()
         self._requests.labels(model, record.status).inc()
@@ -137,13 +137,13 @@ class PrometheusMetrics:
 
 
 def _model_of(record: RequestRecord) -> str:
-    """Who answers; never the name that the client asked for: anybody could fill the registry."""
+    """Id of the model that answers; client-given names would let anyone fill the registry."""
     model = record.model or ""
     return f"{model}:{record.variant}" if record.variant else model
 
 
 class _Snapshot(Collector):
-    """State at the moment of a scrape: the loop's as it is taken, the processes' as rendered."""
+    """State at a scrape: that of the event loop by `take`, that of processes while rendering."""
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class _Snapshot(Collector):
         self._memory: tuple[int, int] | None = None
 
     def take(self) -> None:
-        """Read what belongs to the event loop; to be called there."""
+        """Read the state that belongs to the event loop; call it there."""
         self._models = list(self._read_models())
         self._writer = None if self._read_writer is None else self._read_writer()
         self._memory = None if self._read_memory is None else self._read_memory()
@@ -245,8 +245,8 @@ def _of_memory(budget_bytes: int, used_bytes: int) -> Iterator[Metric]:
         "triptych_memory_budget_bytes", "What models may hold.", value=budget_bytes
     )
     yield GaugeMetricFamily(
-        "triptych_memory_booked_bytes",
-        "Booked of it: by models, and for running requests at their longest.",
+        "triptych_memory_reserved_bytes",
+        "Reserved of it: by models, and for running requests at their longest.",
         value=used_bytes,
     )
 

@@ -1,4 +1,4 @@
-"""Records as columns: the flat table that CSV and Parquet files hold.
+"""Flat columns of records, for CSV and Parquet.
 
 Fields of `state`, `build` and `metrics` become columns of the same name; `sampling` is JSON text.
 """
@@ -73,7 +73,7 @@ SCHEMA = _schema()
 
 
 class _Sink:
-    """A file that hands its bytes on as they are written."""
+    """A file object whose bytes are taken as they are written."""
 
     closed = False
 
@@ -90,10 +90,10 @@ class _Sink:
         return self._length_bytes
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Nothing is buffered."""
 
     def take(self) -> bytes:
-        """All that was written since the last call."""
+        """Return what was written since the last call."""
         taken = b"".join(self._pieces)
         self._pieces.clear()
         return taken

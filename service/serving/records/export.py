@@ -1,4 +1,4 @@
-"""Records as files: JSON lines, CSV or Parquet, in batches, so that a log of any length fits."""
+"""Export of records as JSON lines, CSV or Parquet, in batches of constant memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -20,7 +20,7 @@ _BATCH_ROWS = 1000
 
 
 def export(records: Iterable[RequestRecord], form: ExportFormat) -> Iterator[bytes]:
-    """Pieces of a file of *records* with their derived metrics."""
+    """Yield a file of *records* and their metrics, chunk by chunk."""
     encode = _encoder(form)
     return encode(_batches(map(ReportedRecord.of, records)))
 

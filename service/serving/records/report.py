@@ -71,7 +71,7 @@ class Reports:
         )
 
     async def export(self, where: RecordFilter, form: ExportFormat) -> Iterator[bytes]:
-        """Pieces of a file; reading each one blocks."""
+        """A file, chunk by chunk; reading each one blocks."""
         await self._sink.flushed()
         return export(self._store.iterate(where), form)
 

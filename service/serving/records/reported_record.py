@@ -1,4 +1,4 @@
-"""A record as it is shown: the facts with the numbers derived from them."""
+"""Reported record: the recorded facts with the metrics derived from them."""
 
 from msgspec import structs
 

@@ -105,7 +105,7 @@ def test_events_show_evictions_and_loads(serve):
     page = live.get("/metrics").text
     assert 'triptych_evictions_total{model="big"} 1.0' in page
     assert 'triptych_loads_total{model="large"} 1.0' in page
-    assert "triptych_memory_booked_bytes 600.0" in page
+    assert "triptych_memory_reserved_bytes 600.0" in page
 
 
 def test_what_never_fits_is_a_503_that_is_not_to_be_tried_again(serve):
