@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from service.api.openai.prompt import messages
 from service.api.openai.routes import Fields, HttpRequest, ModelInPath
-from service.api.openai.schema import MOST_MESSAGES, WireMessage
+from service.api.openai.schema import MOST_MESSAGES, ModelName, WireMessage
 from service.api.services import Deps
 from service.core.chat import ChatPrompt, Prompt, TextPrompt
 from service.core.chat.sampling import TokenId
@@ -27,7 +27,7 @@ class TokenizeBody(Struct, frozen=True, kw_only=True):
     """Rendered with the model's chat template."""
     add_special_tokens: bool | None = None
     """Default true."""
-    model: str | None = None
+    model: ModelName | None = None
     """Optional if only one model is loaded."""
 
 
@@ -44,7 +44,7 @@ class DetokenizeBody(Struct, frozen=True, kw_only=True):
     """Token ids to decode."""
 
     tokens: list[TokenId]
-    model: str | None = None
+    model: ModelName | None = None
     """Optional if only one model is loaded."""
 
 

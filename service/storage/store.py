@@ -170,9 +170,9 @@ class SqlRecordStore:
         from service.storage.columns import packing
 
         with self._begin() as connection:
-            _, columns = packing.pack_rows(connection, block)
+            row_count, columns = packing.pack_rows(connection, block)
         with self._begin() as connection:
-            packing.store(connection, block, columns)
+            packing.store(connection, block, row_count, columns)
         self._blocks.packed(block)
         return True
 

@@ -7,6 +7,7 @@ from msgspec import Meta, Struct
 from service.api.openai.schema import (
     MOST_MESSAGES,
     AnswerMetrics,
+    ModelName,
     SamplingFields,
     Timings,
     WireMessage,
@@ -20,8 +21,8 @@ from service.serving.requests.compare import ARMS_AT_LEAST, ARMS_AT_MOST, ArmErr
 class CompareArm(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who is asked; sampling fields that are left out are those of the comparison."""
 
-    model: str
-    variant: str | None = None
+    model: ModelName
+    variant: ModelName | None = None
     """Short for `model:variant`."""
 
 

@@ -21,10 +21,12 @@ from service.core.chat.sampling import (
 )
 from service.core.events import FinishReason, StateBytes
 from service.core.metrics import RequestMetrics
+from service.core.record import MAX_NAME_CHARACTERS
 
 MOST_MESSAGES = 256
 MOST_PROMPTS = 256
 
+ModelName = Annotated[str, Meta(max_length=MAX_NAME_CHARACTERS)]
 _Tokens = Annotated[int, Meta(ge=1)]
 _Stop = Annotated[str, Meta(max_length=LONGEST_STOP)]
 _Stops = Annotated[list[StopString], Meta(max_length=MOST_STOPS)]
@@ -92,7 +94,7 @@ class ChatCompletionBody(SamplingFields, frozen=True, kw_only=True):
     """Chat request."""
 
     messages: Annotated[list[WireMessage], Meta(min_length=1, max_length=MOST_MESSAGES)]
-    model: str | None = None
+    model: ModelName | None = None
     """Model, `model:variant` or route; optional under `/m/{model}`."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -115,7 +117,7 @@ class CompletionBody(SamplingFields, frozen=True, kw_only=True):
         | None
     ) = None
     """Required: text, token ids, or a list of either (not streamed). Each prompt has a record."""
-    model: str | None = None
+    model: ModelName | None = None
     """Model, `model:variant` or route; optional under `/m/{model}`."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None

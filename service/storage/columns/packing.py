@@ -54,13 +54,17 @@ def _rows_of(block: Block) -> Select[Any]:
     )
 
 
-def store(connection: Connection, block: Block, columns: dict[str, PackedColumn]) -> None:
-    """Store the columns of a block."""
+def store(
+    connection: Connection, block: Block, row_count: int, columns: dict[str, PackedColumn]
+) -> None:
+    """Store the columns of a block, which have *row_count* values."""
     rows = [
         {"name": name, "block_id": block.id, **structs.asdict(column)}
         for name, column in columns.items()
     ]
     connection.execute(record_column.insert(), rows)
     connection.execute(
-        update(record_block).where(record_block.c.id == block.id).values(packed=True)
+        update(record_block)
+        .where(record_block.c.id == block.id)
+        .values(packed=True, row_count=row_count)
     )

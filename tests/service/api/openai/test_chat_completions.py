@@ -121,6 +121,7 @@ def test_values_that_change_nothing_are_accepted(live, field, value):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("model", "m" * 257),
         ("temperature", -0.1),
         ("temperature", 2.1),
         ("top_p", 0),
