@@ -5,7 +5,7 @@ from msgspec import Struct
 
 from loadtest.observation import Outcome
 from loadtest.wire.messages import Exchange
-from service.core.sse import SseData
+from service.core.sse import SseReader
 
 _DONE = b"[DONE]"
 _OK = 200
@@ -87,7 +87,7 @@ class Reading:
         self.error = f"{self.error} {_code(body.error)}".rstrip()
 
     def _read(self, exchange: Exchange) -> None:
-        events, done = SseData(), False
+        events, done = SseReader(), False
         for at_ns, received in exchange.pieces:
             try:
                 for payload in events.push(received):
