@@ -6,16 +6,15 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from service.core.chat.sampling import (
     LONGEST_STOP,
-    MOST_BIASES,
-    MOST_STOPS,
-    Bias,
+    LogitBias,
     Logprobs,
     MinP,
     Penalty,
     RepetitionPenalty,
     Seed,
-    StopString,
+    StopStrings,
     Temperature,
+    TokenCount,
     TokenId,
     TopP,
 )
@@ -29,7 +28,6 @@ MOST_PROMPTS = 256
 ModelName = Annotated[str, Meta(max_length=MAX_NAME_CHARACTERS)]
 _Tokens = Annotated[int, Meta(ge=1)]
 _Stop = Annotated[str, Meta(max_length=LONGEST_STOP)]
-_Stops = Annotated[list[StopString], Meta(max_length=MOST_STOPS)]
 
 
 class ContentPart(Struct, frozen=True, kw_only=True):
@@ -75,19 +73,16 @@ class SamplingFields(Struct, frozen=True, kw_only=True):
     repetition_penalty: RepetitionPenalty | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=MOST_BIASES)] | None = None
+    logit_bias: LogitBias | None = None
     seed: Seed | None = None
     """The same seed gives the same text."""
     max_tokens: _Tokens | None = None
     max_completion_tokens: _Tokens | None = None
     """Overrides `max_tokens`."""
-    min_tokens: Annotated[int, Meta(ge=0)] | None = None
+    min_tokens: TokenCount | None = None
     ignore_eos: bool | None = None
-    stop: (
-        Annotated[str, Meta(max_length=256)]
-        | Annotated[list[StopString], Meta(max_length=MOST_STOPS)]
-        | None
-    ) = None
+    stop: Annotated[str, Meta(max_length=LONGEST_STOP)] | StopStrings | None = None
+    """An empty text is no stop string."""
 
 
 class ChatCompletionBody(SamplingFields, frozen=True, kw_only=True):

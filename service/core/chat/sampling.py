@@ -1,12 +1,12 @@
 """Sampling parameters: types, bounds, defaults, and names on the wire.
 
 The API's schema, the checks of engines and the requests to other servers are derived from this
-module. To add a parameter, declare it here in `Sampling` and `SERVER_NAMES`, as a field of
+module. To add a parameter, declare it here in `Sampling` and `PARAMETERS`, as a field of
 `service.api.openai.schema.SamplingFields`, and obey it in `service.torch_host.sampling`.
 """
 
 import math
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -29,30 +29,37 @@ TokenId = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 StopString = Annotated[str, Meta(min_length=1, max_length=LONGEST_STOP)]
 Logprobs = Annotated[int, Meta(ge=0, le=20)]
+LogitBias = Annotated[dict[TokenId, Bias], Meta(max_length=MOST_BIASES)]
+StopStrings = Annotated[list[StopString], Meta(max_length=MOST_STOPS)]
+TokenCount = Annotated[int, Meta(ge=0)]
 
 
 class Sampling(Struct, frozen=True, kw_only=True):
-    """Choice of the next token and end of the answer; the defaults change no probability."""
+    """Choice of the next token and end of the answer; the defaults change no probability.
 
-    temperature: Temperature = 1.0
+    Engines check the bounds, not the decoder of the frames that carry requests to them: a value out
+    of bounds fails its own request there, and no other.
+    """
+
+    temperature: float = 1.0
     """0 is greedy."""
-    top_p: TopP = 1.0
-    top_k: TopK | None = None
-    min_p: MinP = 0.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    min_p: float = 0.0
     """Applied after top-k and top-p, as in transformers; vLLM applies it before them."""
-    repetition_penalty: RepetitionPenalty = 1.0
+    repetition_penalty: float = 1.0
     """Divides positive and multiplies negative logits of tokens seen in prompt or answer (CTRL)."""
-    presence_penalty: Penalty = 0.0
-    frequency_penalty: Penalty = 0.0
-    logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=MOST_BIASES)] = {}
-    seed: Seed | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    seed: int | None = None
     """The same seed gives the same text, alone or in a batch."""
-    max_tokens: Annotated[int, Meta(ge=0)] | None = None
+    max_tokens: int | None = None
     """None: until the context is full. 0 only scores the prompt; the API asks for 1 at least."""
-    min_tokens: Annotated[int, Meta(ge=0)] = 0
-    stop: Annotated[tuple[StopString, ...], Meta(max_length=MOST_STOPS)] = ()
+    min_tokens: int = 0
+    stop: tuple[str, ...] = ()
     ignore_eos: bool = False
-    logprobs: Logprobs | None = None
+    logprobs: int | None = None
     """Alternatives to report per token; 0 reports the chosen token alone, None nothing."""
 
 
@@ -68,24 +75,35 @@ def _known(name: str, *kinds: ServerKind) -> dict[ServerKind, str]:
     return dict.fromkeys(kinds, name)
 
 
-#: What each kind of server calls a parameter; a kind that is left out does not know it.
+class Parameter(Struct, frozen=True, kw_only=True):
+    """Row of the table of parameters."""
+
+    type: Any
+    """Type with bounds."""
+    servers: dict[ServerKind, str]
+    """Name by kind of server; a kind that is left out does not know the parameter."""
+
+
 #: `max_tokens` and `logprobs` also depend on the endpoint: see `service.engines.openai.dialects`.
-SERVER_NAMES: Final[dict[str, dict[ServerKind, str]]] = {
-    "temperature": _known("temperature", *_EVERYWHERE),
-    "top_p": _known("top_p", *_EVERYWHERE),
-    "top_k": _known("top_k", *_BEYOND_OPENAI),
-    "min_p": _known("min_p", *_BEYOND_OPENAI),
-    "repetition_penalty": _known("repetition_penalty", "vllm", "triptych")
-    | _known("repeat_penalty", "llama.cpp"),
-    "presence_penalty": _known("presence_penalty", *_EVERYWHERE),
-    "frequency_penalty": _known("frequency_penalty", *_EVERYWHERE),
-    "logit_bias": _known("logit_bias", *_EVERYWHERE),
-    "seed": _known("seed", *_EVERYWHERE),
-    "max_tokens": _known("max_tokens", *_EVERYWHERE),
-    "min_tokens": _known("min_tokens", "vllm", "triptych"),
-    "stop": _known("stop", *_EVERYWHERE),
-    "ignore_eos": _known("ignore_eos", *_BEYOND_OPENAI),
-    "logprobs": _known("logprobs", *_EVERYWHERE),
+PARAMETERS: Final[dict[str, Parameter]] = {
+    "temperature": Parameter(type=Temperature, servers=_known("temperature", *_EVERYWHERE)),
+    "top_p": Parameter(type=TopP, servers=_known("top_p", *_EVERYWHERE)),
+    "top_k": Parameter(type=TopK, servers=_known("top_k", *_BEYOND_OPENAI)),
+    "min_p": Parameter(type=MinP, servers=_known("min_p", *_BEYOND_OPENAI)),
+    "repetition_penalty": Parameter(
+        type=RepetitionPenalty,
+        servers=_known("repetition_penalty", "vllm", "triptych")
+        | _known("repeat_penalty", "llama.cpp"),
+    ),
+    "presence_penalty": Parameter(type=Penalty, servers=_known("presence_penalty", *_EVERYWHERE)),
+    "frequency_penalty": Parameter(type=Penalty, servers=_known("frequency_penalty", *_EVERYWHERE)),
+    "logit_bias": Parameter(type=LogitBias, servers=_known("logit_bias", *_EVERYWHERE)),
+    "seed": Parameter(type=Seed, servers=_known("seed", *_EVERYWHERE)),
+    "max_tokens": Parameter(type=TokenCount, servers=_known("max_tokens", *_EVERYWHERE)),
+    "min_tokens": Parameter(type=TokenCount, servers=_known("min_tokens", "vllm", "triptych")),
+    "stop": Parameter(type=StopStrings, servers=_known("stop", *_EVERYWHERE)),
+    "ignore_eos": Parameter(type=bool, servers=_known("ignore_eos", *_BEYOND_OPENAI)),
+    "logprobs": Parameter(type=Logprobs, servers=_known("logprobs", *_EVERYWHERE)),
 }
 
 
@@ -130,7 +148,7 @@ def bounds_of(kind: msgspec.inspect.Type) -> Bounds | None:
 
 #: Bounds of the numeric parameters, by name.
 BOUNDS: Final[dict[str, Bounds]] = {
-    field.name: bounds
-    for field in msgspec.inspect.type_info(Sampling).fields  # type: ignore[attr-defined]
-    if (bounds := bounds_of(field.type)) is not None
+    name: bounds
+    for name, parameter in PARAMETERS.items()
+    if (bounds := bounds_of(msgspec.inspect.type_info(parameter.type))) is not None
 }

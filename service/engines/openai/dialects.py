@@ -5,7 +5,7 @@ from typing import Any, Final, Literal
 from msgspec import Struct
 
 from service.core.chat import ChatPrompt, ChatRequest, TextPrompt
-from service.core.chat.sampling import SERVER_NAMES, Sampling, ServerKind
+from service.core.chat.sampling import PARAMETERS, Sampling, ServerKind
 from service.core.errors import UnsupportedField
 from service.engines.openai.schema import Chunk
 
@@ -110,7 +110,7 @@ def _sampling(sampling: Sampling, dialect: Dialect) -> dict[str, Any]:
         changed = value != getattr(_DEFAULTS, field)
         if field in _BY_ENDPOINT or not (changed or field in _ALWAYS_SENT):
             continue
-        name = SERVER_NAMES[field].get(dialect.name)
+        name = PARAMETERS[field].servers.get(dialect.name)
         if name is None:
             raise _unsupported(field, dialect)
         named[name] = value

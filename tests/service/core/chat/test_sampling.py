@@ -7,12 +7,11 @@ import pytest
 
 from service.api.openai.schema import SamplingFields
 from service.core.chat import ChatPrompt, ChatRequest, Message, TextPrompt
-from service.core.chat.sampling import BOUNDS, SERVER_NAMES, Sampling, bounds_of
+from service.core.chat.sampling import BOUNDS, PARAMETERS, Sampling, bounds_of
 from service.core.errors import InvalidRequest, UnsupportedField
 from service.engines.limits import check_sampling
 from service.engines.openai.dialects import DIALECTS, body
 
-FIELDS = {field.name: field for field in msgspec.inspect.type_info(Sampling).fields}
 #: A value of each parameter that changes answers.
 CHANGED = {
     "temperature": 0.5,
@@ -52,31 +51,31 @@ def written(prompt, dialect, **sampling):
 
 def test_every_parameter_is_in_the_table_and_in_this_test():
     """A new parameter has names on the wire, and a value to test it with."""
-    assert set(SERVER_NAMES) == set(CHANGED) == set(FIELDS)
+    assert set(PARAMETERS) == set(CHANGED) == set(Sampling.__struct_fields__)
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("name", PARAMETERS)
 @pytest.mark.parametrize("kind", DIALECTS)
 @pytest.mark.parametrize(
     "prompt", [ChatPrompt((Message(role="user", content="x"),)), TextPrompt("x")]
 )
 def test_no_parameter_is_dropped_on_the_way_to_a_server(name, kind, prompt):
     """It changes the body that is sent, under the server's name, or is refused by its own."""
-    if kind not in SERVER_NAMES[name]:
+    if kind not in PARAMETERS[name].servers:
         with pytest.raises(UnsupportedField) as caught:
             written(prompt, DIALECTS[kind], **{name: CHANGED[name]})
         assert caught.value.param == name
         return
     changed = written(prompt, DIALECTS[kind], **{name: CHANGED[name]})
     assert changed != written(prompt, DIALECTS[kind])
-    assert SERVER_NAMES[name][kind] in changed
+    assert PARAMETERS[name].servers[kind] in changed
 
 
-@pytest.mark.parametrize("name", sorted(set(FIELDS) - {"logprobs"}))
+@pytest.mark.parametrize("name", sorted(set(PARAMETERS) - {"logprobs"}))
 def test_the_api_has_the_same_bounds(name):
     """What the API accepts no engine refuses, except for what is said above."""
     fields = {field.name: field for field in msgspec.inspect.type_info(SamplingFields).fields}
-    ours, wire = bounds_of(FIELDS[name].type), bounds_of(fields[name].type)
+    ours, wire = BOUNDS.get(name), bounds_of(fields[name].type)
     if name in OWN_BOUNDS:
         ours = msgspec.structs.replace(ours, lowest=OWN_BOUNDS[name]["ge"])
     assert wire == ours
@@ -106,3 +105,8 @@ def test_top_p_of_nothing_is_refused():
     """An open bound excludes the bound itself."""
     with pytest.raises(InvalidRequest, match="above 0 and at most 1"):
         check_sampling(Sampling(top_p=0.0), vocabulary_tokens=10)
+
+
+def test_every_default_is_within_its_bounds():
+    """A request that names nothing is never refused."""
+    check_sampling(Sampling(), vocabulary_tokens=10)
