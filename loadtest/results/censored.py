@@ -1,12 +1,12 @@
 """Percentiles over requests of which some never ended well: those rank above every value."""
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
 from msgspec import Struct
 
 from service.core.metrics import P95_FROM, P99_FROM
+from service.core.metrics import rank as index_of
 
 Ranked = float | Literal["censored"] | None
 
@@ -37,7 +37,7 @@ def censored_quantiles(known: Sequence[float], censored: int) -> CensoredQuantil
     def rank(share: float, least: int = 1) -> Ranked:
         if count < least:
             return None
-        index = max(0, math.ceil(share * count) - 1)
+        index = index_of(count, share)
         return ordered[index] if index < len(ordered) else "censored"
 
     return CensoredQuantiles(

@@ -27,6 +27,7 @@ from service.storage.writer import RecordWriter
 
 MODELS = (
     "good", "other", "busy", "broken", "cut", "stuck", "lying", "forgotten", "doubled", "odd",
+    "slow-way",
 )  # fmt: skip
 TOKENS = ("Grüße", " aus", "\u2028Köln", "!")
 
@@ -61,12 +62,16 @@ class Answering:
             "client_request_id": request.headers.get("x-request-id"),
             "accepted_at_ns": time.time_ns(),
             "accepted_ns": now_ns,
-            "first_ns": now_ns + 10_000_000,
-            "last_ns": now_ns + 25_000_000,
             "prompt_tokens": 7,
             "completion_tokens": len(TOKENS),
             "completion_bytes": len("".join(TOKENS).encode()),
-            "state": StateBytes(attention_kv_bytes=1000, ssm_state_bytes=24, reserved_bytes=4096),
+            "state": StateBytes(
+                attention_kv_bytes=1000,
+                window_kv_bytes=0,
+                ssm_state_bytes=24,
+                conv_state_bytes=0,
+                reserved_bytes=4096,
+            ),
         }
         return RequestRecord(**(values | changes))
 
@@ -78,6 +83,10 @@ class Answering:
                 self.sink.submit(structs.replace(record, request_id=record.request_id + "-again"))
             case "lying":
                 record = structs.replace(record, completion_tokens=99)
+            case "slow-way":  # sampled in no time, so that all of the client's time is the way
+                record = structs.replace(
+                    record, first_ns=record.accepted_ns + 1, last_ns=record.accepted_ns + 100_001
+                )
         self.sink.submit(record)
 
     async def stream(self, record: RequestRecord) -> AsyncIterator[bytes]:
@@ -95,6 +104,8 @@ class Answering:
             if record.model == "cut" and number == 2:
                 self.submit(structs.replace(record, status="failed"))
                 return
+            now_ns = time.monotonic_ns()
+            record = structs.replace(record, first_ns=record.first_ns or now_ns, last_ns=now_ns)
             yield event({"choices": [{"delta": {"content": token}, "finish_reason": None}]})
             yield b": ping\n\n"
         self.submit(record)

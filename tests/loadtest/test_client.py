@@ -1,68 +1,66 @@
-"""The client measures streams as they come, however they are cut, and names what goes wrong."""
+"""A request is measured as its answer comes, and whatever goes wrong has a name."""
 
-import asyncio
-import itertools
 import time
-from collections.abc import AsyncIterator
 
-import httpx
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from loadtest.client import Client, Question, events
+from loadtest.address import Address
+from loadtest.client import Client, Question, body
 from loadtest.corpus import Message, Prompt
 from loadtest.observation import Observation
 from loadtest.plan import Sampling
-from loadtest.run import connect
+from loadtest.wire.process import WireProcess
 
 PROMPT = Prompt(id="p", messages=(Message(role="user", content="Wohin?"),))
 
 
-def ask(url: str, model: str, *, timeout_s: float = 20, late_ms: float = 0) -> Observation:
-    async def go() -> Observation:
-        async with connect(url) as http:
-            question = Question(
-                number=3,
-                client_request_id=f"test-{model}-{time.monotonic_ns()}",
-                model=model,
-                block=1,
-                prompt=PROMPT,
-                seed=1,
-                planned_ns=time.monotonic_ns() - round(late_ms * 1e6),
-            )
-            return await Client(http, Sampling(max_tokens=4), timeout_s).ask(question)
-
-    return asyncio.run(go())
+def question(model: str = "good", *, late_ms: float = 0) -> Question:
+    now_ns = time.monotonic_ns()
+    return Question(
+        number=3,
+        client_request_id=f"test-{model}-{now_ns}",
+        model=model,
+        block=1,
+        prompt=PROMPT,
+        seed=5,
+        planned_ns=now_ns - round(late_ms * 1e6),
+    )
 
 
-def test_a_whole_answer_is_measured(running) -> None:
+async def ask(url: str, model: str, *, timeout_s: float = 20, late_ms: float = 0) -> Observation:
+    address = Address.parse(url)
+    async with WireProcess(address) as wire:
+        client = Client(wire, address, Sampling(max_tokens=4), timeout_s)
+        return await client.ask(question(model, late_ms=late_ms))
+
+
+async def test_a_whole_answer_is_measured(running) -> None:
     """Times are ordered, tokens are the service's, bytes are those of the text."""
-    seen = ask(running.url, "good")
+    seen = await ask(running.url, "good")
 
     assert (seen.outcome, seen.error, seen.finish_reason) == ("ok", None, "stop")
     assert (seen.prompt_tokens, seen.completion_tokens, seen.chunks) == (7, 4, 4)
     assert seen.text_bytes == len("Grüße aus\u2028Köln!".encode())
-    assert seen.planned_ns <= seen.sent_ns < seen.first_ns < seen.last_ns
+    assert seen.planned_ns <= seen.dispatched_ns <= seen.sent_ns
+    assert seen.sent_ns < seen.first_ns < seen.last_ns <= seen.ended_ns
 
 
-def test_metrics_of_the_service_are_kept(running) -> None:
-    """State, verdict and the service's own TTFT come with the last chunk."""
-    seen = ask(running.url, "odd")
+async def test_the_service_says_whether_the_model_is_verified(running) -> None:
+    """Request id, coldness and the verdict of the conformance probe come with the answer."""
+    seen = await ask(running.url, "odd")
 
-    assert seen.request_id == seen.server.request_id
-    assert seen.server.ttft_ms == pytest.approx(10)
-    assert seen.server.state["ssm_state_bytes"] == 24
-    assert (seen.server.cold, seen.server.verified) == (False, False)
+    assert seen.request_id is not None
+    assert (seen.cold, seen.verified) == (False, False)
 
 
-def test_times_count_from_the_planned_moment(running) -> None:
+async def test_times_count_from_the_planned_moment(running) -> None:
     """A request that is sent late has its lag in TTFT: a stalled client cannot look fast."""
-    seen = ask(running.url, "good", late_ms=300)
+    seen = await ask(running.url, "good", late_ms=300)
 
     assert seen.send_lag_ms > 300
     assert seen.ttft_ms > 300
+    assert seen.ttft_from_sent_ms < seen.ttft_ms - 300
     assert seen.tpot_ms < 100
 
 
@@ -74,77 +72,50 @@ def test_times_count_from_the_planned_moment(running) -> None:
         ("cut", "failed", "stream ended without [DONE]"),
     ],
 )
-def test_what_goes_wrong_is_named(running, model: str, outcome: str, error: str) -> None:
+async def test_what_goes_wrong_is_named(running, model: str, outcome: str, error: str) -> None:
     """Error statuses, error events and cut streams are told apart."""
-    seen = ask(running.url, model)
+    seen = await ask(running.url, model)
 
     assert (seen.outcome, seen.error) == (outcome, error)
 
 
-def test_a_silent_service_is_given_up(running) -> None:
+async def test_a_silent_service_is_given_up(running) -> None:
     """A request without an answer ends at the time limit."""
-    seen = ask(running.url, "stuck", timeout_s=0.2)
+    seen = await ask(running.url, "stuck", timeout_s=0.2)
 
     assert (seen.outcome, seen.first_ns) == ("timeout", None)
 
 
-def test_nobody_there_is_a_failure() -> None:
-    """A refused connection is an observation like any other."""
-    assert ask("http://127.0.0.1:9", "good").error == "ConnectError"
+async def test_a_refused_connection_is_a_failure() -> None:
+    """A refused connection is an observation like any other, of a request that never left."""
+    seen = await ask("http://127.0.0.1:9", "good")
+
+    assert (seen.outcome, seen.error, seen.sent_ns) == ("failed", "ConnectionRefusedError", None)
 
 
 @pytest.mark.parametrize("tokens", [None, 0, 1])
-def test_pace_needs_two_tokens(running, tokens: int | None) -> None:
+async def test_pace_needs_two_tokens(running, tokens: int | None) -> None:
     """With fewer than two tokens there is no time between tokens."""
-    seen = msgspec.structs.replace(ask(running.url, "good"), completion_tokens=tokens)
+    seen = msgspec.structs.replace(await ask(running.url, "good"), completion_tokens=tokens)
 
     assert (seen.tpot_ms, seen.tokens_per_s) == (None, None)
 
 
-@given(
-    texts=st.lists(st.text(), max_size=5),
-    cuts=st.lists(st.integers(0, 200), max_size=8),
-    newline=st.sampled_from([b"\n", b"\r\n"]),
-)
-def test_events_survive_any_cut(texts: list[str], cuts: list[int], newline: bytes) -> None:
-    """Payloads come out whole wherever the network cuts, comments are skipped."""
-    payloads = [msgspec.json.encode(text) for text in texts]
-    stream = b"".join(
-        b": ping" + newline + b"data: " + payload + newline + newline for payload in payloads
-    )
-    edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
-    pieces = [stream[start:end] for start, end in itertools.pairwise(edges)]
+async def test_bytes_per_s_count_what_came_between_the_stamps(running) -> None:
+    """The bytes of the first chunk came before the interval that they would be divided by."""
+    seen = await ask(running.url, "good")
+    decode_s = (seen.last_ns - seen.first_ns) / 1e9
 
-    async def feed() -> AsyncIterator[bytes]:
-        for piece in pieces:
-            yield piece
-
-    async def read() -> list[bytes]:
-        return [payload async for payload in events(feed())]
-
-    assert asyncio.run(read()) == payloads
+    assert seen.first_text_bytes == len("Grüße".encode())
+    later_bytes = len(" aus\u2028Köln!".encode())
+    assert seen.bytes_per_s == pytest.approx(later_bytes / decode_s)
 
 
 def test_the_request_says_what_the_plan_says() -> None:
     """Sampling, seed and `ignore_eos` are sent only as the plan asks."""
-    bodies = []
+    plain = msgspec.json.decode(body(question(), Sampling()))
+    sampled = msgspec.json.decode(body(question(), Sampling(temperature=0.5, ignore_eos=True)))
 
-    def remember(request: httpx.Request) -> httpx.Response:
-        bodies.append(msgspec.json.decode(request.content))
-        return httpx.Response(500)
-
-    async def go() -> None:
-        transport = httpx.MockTransport(remember)
-        async with httpx.AsyncClient(transport=transport, base_url="http://x") as http:
-            question = Question(
-                number=0, client_request_id="c", model="m", block=0, prompt=PROMPT, seed=5,
-                planned_ns=0,
-            )  # fmt: skip
-            await Client(http, Sampling(), 1).ask(question)
-            await Client(http, Sampling(temperature=0.5, ignore_eos=True), 1).ask(question)
-
-    asyncio.run(go())
-    plain, sampled = bodies
     assert (plain["temperature"], plain["max_tokens"]) == (0, 64)
     assert not {"seed", "ignore_eos"} & plain.keys()
     assert (sampled["temperature"], sampled["seed"], sampled["ignore_eos"]) == (0.5, 5, True)

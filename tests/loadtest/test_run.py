@@ -1,6 +1,5 @@
 """A run sends on time, whatever the service does, and says when it could not."""
 
-import asyncio
 import itertools
 import os
 import signal
@@ -13,16 +12,26 @@ import msgspec
 import pytest
 from loadtest.summary import summarize
 from msgspec import structs
+from support.interrupts import in_background
+from support.waiting import wait_until
 
+from loadtest.address import Address
 from loadtest.corpus import Message, Prompt
 from loadtest.errors import LoadTestError
 from loadtest.observation import Observation
-from loadtest.plan import Arrivals, Plan
-from loadtest.run import Results, connect, run
+from loadtest.plan import Arrivals, Plan, Validity
+from loadtest.results.summary import summarize
+from loadtest.run import Results, check_models, connect, run
 from loadtest.schedule import schedule
 
 PROMPTS = tuple(
     Prompt(id=f"p{n}", messages=(Message(role="user", content="Wohin?"),)) for n in range(5)
+)
+ANY_LAG = Validity(
+    max_send_lag_p95_ms=5000,
+    max_loop_lag_p95_ms=5000,
+    max_ttft_difference_ms=5000,
+    max_tpot_difference_percent=5000,
 )
 PLAN = Plan(
     models=("good", "other"),
@@ -30,24 +39,25 @@ PLAN = Plan(
     block_requests=3,
     warmup_requests=1,
     arrivals=Arrivals(process="constant", rate_per_s=100),
-    max_send_lag_p95_ms=5000,
+    validity=ANY_LAG,
 )
 PLAN_TOML = """
 models = ["good", "other"]
 requests_per_model = 4
 warmup_requests = 1
-max_send_lag_p95_ms = {lag}
 timeout_s = 30
 arrivals = {{ process = "constant", rate_per_s = {rate} }}
+[validity]
+max_send_lag_p95_ms = {lag}
+max_loop_lag_p95_ms = 5000
+max_ttft_difference_ms = 5000
+max_tpot_difference_percent = 5000
 """
 
 
-def execute(url: str, plan: Plan, watch=lambda _: None) -> Results:
-    async def go() -> Results:
-        async with connect(url) as http:
-            return await run(plan, schedule(plan, len(PROMPTS)), PROMPTS, http, watch)
-
-    return asyncio.run(go())
+async def execute(url: str, plan: Plan, watch=lambda _: None) -> Results:
+    turns = schedule(plan, len(PROMPTS))
+    return await run(plan, turns, PROMPTS, Address.parse(url), watch)
 
 
 def command(tmp_path: Path, *args: str, rate: float = 100, lag: float = 5000) -> list[str]:
@@ -56,10 +66,10 @@ def command(tmp_path: Path, *args: str, rate: float = 100, lag: float = 5000) ->
     return [sys.executable, "-m", "loadtest", "run", str(plan), *args]
 
 
-def test_every_model_answers_every_prompt(running) -> None:
+async def test_every_model_answers_every_prompt(running) -> None:
     """All planned requests are observed, with equal prompts for each model; warm-ups apart."""
     watched: list[Observation] = []
-    results = execute(running.url, PLAN, watched.append)
+    results = await execute(running.url, PLAN, watched.append)
 
     prompts = {
         model: sorted(one.prompt_id for one in results.observations if one.model == model)
@@ -69,14 +79,14 @@ def test_every_model_answers_every_prompt(running) -> None:
     assert (len(results.observations), len(results.warmups), len(watched)) == (12, 2, 12)
 
 
-def test_requests_do_not_wait_for_answers(running) -> None:
+async def test_requests_do_not_wait_for_answers(running) -> None:
     """Open loop: while no answer comes, all requests of the turn are sent on time."""
     plan = structs.replace(
         PLAN, models=("stuck",), warmup_requests=0, block_requests=6, timeout_s=0.5
     )
     begun = time.monotonic()
 
-    results = execute(running.url, plan)
+    results = await execute(running.url, plan)
 
     assert {one.outcome for one in results.observations} == {"timeout"}
     assert time.monotonic() - begun < 6 * 0.5
@@ -84,9 +94,9 @@ def test_requests_do_not_wait_for_answers(running) -> None:
     assert max(sent_s) - min(sent_s) < 0.5
 
 
-def test_turns_do_not_overlap(running) -> None:
+async def test_turns_do_not_overlap(running) -> None:
     """The next model's turn begins when the last answer of the one before is there."""
-    results = execute(running.url, PLAN)
+    results = await execute(running.url, PLAN)
 
     spans: dict[tuple[int, str], list[int]] = {}
     for one in results.observations:
@@ -96,29 +106,34 @@ def test_turns_do_not_overlap(running) -> None:
     assert all(end < begin for (_, end), (begin, _) in itertools.pairwise(ordered))
 
 
-def test_a_client_that_lags_invalidates_the_run(running) -> None:
+async def test_a_client_that_lags_invalidates_the_run(running) -> None:
     """When the client itself stalls, the run says that its numbers must not be used."""
     slower = Arrivals(process="constant", rate_per_s=20)
-    plan = structs.replace(PLAN, max_send_lag_p95_ms=50, block_requests=6, arrivals=slower)
+    plan = structs.replace(
+        PLAN,
+        validity=structs.replace(ANY_LAG, max_send_lag_p95_ms=50),
+        block_requests=6,
+        arrivals=slower,
+    )
 
-    results = execute(running.url, plan, lambda _: time.sleep(0.2))
+    results = await execute(running.url, plan, lambda _: time.sleep(0.2))
 
     (fault,) = summarize(plan, results).invalid
     assert "send lag p95" in fault
 
 
-def test_a_missing_model_ends_the_run_before_it_begins(running) -> None:
-    """A model that the service does not list is told, with the ones it has."""
-    plan = structs.replace(PLAN, models=("good", "absent"))
+async def test_a_missing_model_ends_the_run_before_it_begins(running) -> None:
+    """A model that the service does not list is an error that names the listed ones."""
+    async with connect(running.url) as http:
+        with pytest.raises(LoadTestError, match=r"no model absent; it has .*good"):
+            await check_models(http, ["good", "absent"])
 
-    with pytest.raises(LoadTestError, match=r"no model absent; it has .*good"):
-        execute(running.url, plan)
 
-
-def test_a_missing_service_is_told() -> None:
-    """Nobody listening is an error with the address."""
-    with pytest.raises(LoadTestError, match=r"127\.0\.0\.1:9"):
-        execute("http://127.0.0.1:9", PLAN)
+async def test_a_missing_service_is_named() -> None:
+    """A service that does not listen is an error with its address."""
+    async with connect("http://127.0.0.1:9") as http:
+        with pytest.raises(LoadTestError, match=r"127\.0\.0\.1:9"):
+            await check_models(http, ["good"])
 
 
 def test_the_command_ends_with_a_document(running, tmp_path: Path) -> None:
@@ -132,7 +147,7 @@ def test_the_command_ends_with_a_document(running, tmp_path: Path) -> None:
     assert document["plan"]["seed"] == 9
     assert [m["ok"] for m in document["summary"]["models"]] == [4, 4]
     assert document["reconciliation"] == {
-        "checked": 10, "missing": [], "duplicated": [], "differing": [],
+        "checked": 10, "missing": [], "duplicated": [], "differing": [], "extra": [],
     }  # fmt: skip
     assert "each of 10 requests found once" in done.stdout
     assert len(msgspec.json.decode(file.read_bytes())["observations"]) == 8
@@ -150,13 +165,17 @@ def test_an_invalid_run_fails(running, tmp_path: Path) -> None:
 
 
 def test_interrupting_shows_what_there_is(running, tmp_path: Path) -> None:
-    """Ctrl-C ends the run, prints the table and the document of what was done, and says so."""
+    """Ctrl-C ends the run with the table and the document so far, also as a background job.
+
+    A shell starts its background jobs with SIGINT ignored, and a child inherits that.
+    """
     args = command(tmp_path, "--base-url", running.url, rate=2)
     before = len(running.store._records)
 
-    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
-        while len(running.store._records) < before + 4:
-            time.sleep(0.02)
+    with subprocess.Popen(
+        in_background(args), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as child:
+        wait_until(lambda: len(running.store._records) >= before + 4)
         os.kill(child.pid, signal.SIGINT)
         stdout, _ = child.communicate(timeout=20)
 
