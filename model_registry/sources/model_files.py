@@ -86,15 +86,19 @@ def folder_files(folder: Path) -> list[str]:
 def read_config(folder: Path) -> dict[str, Any]:
     """`config.json` of a folder; `auto_map`, which points to code, is left out, never followed.
 
-    Raises CorruptFile if it is missing or no JSON object.
+    Raises CorruptFile if it is missing, cannot be read, or is no JSON object.
     """
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CorruptFile(f"{path}: is missing; it is not a model folder") from None
+    except OSError as error:
+        raise CorruptFile(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise CorruptFile(f"{path}: is not JSON: {error}") from error
+    except RecursionError:
+        raise CorruptFile(f"{path}: is nested too deep") from None
     if not isinstance(config, dict):
         raise CorruptFile(f"{path}: is not a JSON object")
     config.pop("auto_map", None)

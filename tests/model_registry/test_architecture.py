@@ -1,9 +1,17 @@
 """Configs are read by model type, in every form that was published."""
 
-import pytest
+import contextlib
+import re
+from pathlib import Path
 
-from model_registry.architecture import MODEL_TYPES, read_layers
-from model_registry.errors import UnsupportedArchitecture
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model_registry.architecture import MODEL_TYPES, read_layers, readers
+from model_registry.errors import CorruptFile, RegistryError, UnsupportedArchitecture
+from model_registry.footprint import predict, state_growth
+from model_registry.sources.model_files import read_config
 
 LLAMA = {
     "model_type": "llama",
@@ -166,11 +174,104 @@ def test_window_as_long_as_the_context_is_full_attention():
     }
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "mamba3", "", None])
+@pytest.mark.parametrize("model_type", ["gpt2", "mamba3", ""])
 def test_unknown_type_is_refused_by_name(model_type):
     """A type that is not known is named, with those that are."""
     with pytest.raises(UnsupportedArchitecture, match=rf"{model_type!r} is not known.*zamba2"):
         read_layers(LLAMA | {"model_type": model_type})
+
+
+@pytest.mark.parametrize("model_type", [None, ["a"], 7, {}])
+def test_a_type_that_is_no_string_is_refused(model_type):
+    """A `model_type` of another kind is refused by its key; a list used to raise TypeError."""
+    with pytest.raises(UnsupportedArchitecture, match="no `model_type` that is a string"):
+        read_layers(LLAMA | {"model_type": model_type})
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        (LLAMA | {"num_attention_heads": 0}, "num_attention_heads"),
+        (LLAMA | {"num_key_value_heads": -1}, "num_key_value_heads"),
+        (LLAMA | {"hidden_size": 10**400}, "hidden_size"),
+        (LLAMA | {"hidden_size": float("nan")}, "hidden_size"),
+        (LLAMA | {"hidden_size": float("inf")}, "hidden_size"),
+        (LLAMA | {"hidden_size": 1}, "hidden_size"),
+        (LLAMA | {"num_hidden_layers": 10**9}, "num_hidden_layers"),
+        (LLAMA | {"attention_bias": "no"}, "attention_bias"),
+        (LLAMA | {"model_type": "gemma3_text", "layer_types": [["a"]]}, "layer_types"),
+        (LLAMA | {"model_type": "gemma3_text", "layer_types": "full"}, "layer_types"),
+        (LLAMA | {"model_type": "lfm2", "full_attn_idxs": {"a": 1}}, "full_attn_idxs"),
+        (LLAMA | {"model_type": "lfm2", "block_ffn_dim_multiplier": "2"}, "block_ffn_dim_mult"),
+        (LLAMA | {"model_type": "recurrent_gemma", "block_types": []}, "block_types"),
+        (NEMOTRON | {"hybrid_override_pattern": 7}, "hybrid_override_pattern"),
+        (ZAMBA | {"n_mamba_heads": 1000, "hybrid_layer_ids": [1]}, "n_mamba_heads"),
+        ({"model_type": "mamba", "d_model": "8", "n_layer": 1, "vocab_size": 8}, "d_model"),
+        ({"model_type": "mamba2", "d_model": 8, "n_layer": 1, "vocab_size": 8, "ssm_cfg": 3},
+         "ssm_cfg"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_kind_is_refused_by_its_key(config, named):
+    """Zero, negative, huge and mistyped values are UnsupportedArchitecture with the key's name.
+
+    They used to end in ZeroDivisionError, TypeError or an endless loop, and with them the task that
+    looks for models.
+    """
+    with pytest.raises(UnsupportedArchitecture, match=f"`{named}"):
+        read_layers(config)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12)
+    | st.sampled_from(["attention", "mamba", "auto", "M-*"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner),
+    max_leaves=6,
+)  # fmt: skip
+KEYS = sorted(
+    {name for path in Path(readers.__file__).parent.rglob("*.py")
+     for name in re.findall(r'"([a-zA-Z_]{3,})"', path.read_text())}
+)  # fmt: skip
+
+
+@given(
+    base=st.sampled_from([LLAMA, HYBRID, NEMOTRON, ZAMBA, DELTA, MAMBA, {}]),
+    model_type=st.sampled_from(MODEL_TYPES) | JSON,
+    changes=st.dictionaries(st.sampled_from(KEYS), JSON, max_size=6),
+)
+def test_no_config_raises_anything_but_a_registry_error(base, model_type, changes):
+    """Whatever JSON a config.json holds, it is read and sized, or refused as a registry error."""
+    config = base | changes | {"model_type": model_type}
+    with contextlib.suppress(RegistryError):
+        assert read_layers(config).parameters > 0
+        assert predict(config, context_tokens=4096).weights_bytes > 0
+        state_growth(config)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 200_000, b'{"a": ' * 200_000, b"[]", b"\xff", b"", b"1" * 5000]
+)
+def test_no_file_raises_anything_but_corrupt_file(tmp_path, content):
+    """A config.json that is no JSON object, however deep or long, is CorruptFile."""
+    (tmp_path / "config.json").write_bytes(content)
+
+    with pytest.raises(CorruptFile, match=r"config\.json"):
+        read_config(tmp_path)
+
+
+def test_a_folder_in_place_of_the_file_is_corrupt(tmp_path):
+    """What cannot be read is CorruptFile with the system's reason."""
+    (tmp_path / "config.json").mkdir()
+
+    with pytest.raises(CorruptFile, match="directory"):
+        read_config(tmp_path)
+
+
+def test_each_served_type_has_the_same_file_name_in_the_registry_and_in_the_torch_host():
+    """To add an architecture is to add one file name in two places."""
+    here = {path.name for path in (Path(readers.__file__).parent / "types").glob("*.py")}
+    served = Path("service/torch_host/compiled/architectures")
+
+    assert here == {path.name for path in served.glob("*.py")}
 
 
 def test_rwkv_is_refused_with_the_reason():
@@ -205,7 +306,10 @@ def test_number_that_is_none_is_named(value):
 
 def test_unknown_layer_kind_is_named():
     """A layer kind that the type does not have is refused by name."""
-    with pytest.raises(UnsupportedArchitecture, match="nemotron_h: unknown layer type 'X'"):
+    with pytest.raises(
+        UnsupportedArchitecture,
+        match="nemotron_h: `hybrid_override_pattern` has an unknown layer type 'X'",
+    ):
         read_layers(NEMOTRON | {"hybrid_override_pattern": "MX"})
 
 
