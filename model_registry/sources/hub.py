@@ -15,6 +15,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 from msgspec import Meta, Struct
 
 from model_registry.errors import CorruptFile, PullFailed
+from model_registry.sources.file_names import check_listed_names, check_not_a_link
 from model_registry.sources.lock import hash_file
 from model_registry.sources.model_files import INDEX, files_beside_weights, weight_files
 from model_registry.sources.progress import PullProgress, Report
@@ -57,7 +58,8 @@ def fetch_repository(
     Raises:
         PullFailed: the hub cannot be reached, or refuses; the message says which.
         UnsupportedArchitecture: the repository has no safetensors.
-        CorruptFile: a file has another size or SHA-256 than the hub announced; it is removed.
+        CorruptFile: a file has another size or SHA-256 than the hub announced, and is removed; or
+            the hub names a path outside the folder, and nothing is written.
     """
     with httpx.Client(
         base_url=constants.ENDPOINT,
@@ -68,6 +70,7 @@ def fetch_repository(
     ) as client:
         revision = _revision(client, source)
         files = {file.rfilename: file for file in revision.siblings}
+        check_listed_names(f"{source.repository} at {client.base_url}", files)
         folder = work / f"hub-{revision.sha}"
         folder.mkdir(parents=True, exist_ok=True)
         address = f"/{source.repository}/resolve/{revision.sha}"
@@ -105,6 +108,8 @@ def _download(
 ) -> None:
     target = folder / file.rfilename
     partial = folder / f"{file.rfilename}.part"
+    check_not_a_link(target)
+    check_not_a_link(partial)
     if not target.exists():
         _persist(client, f"{address}/{file.rfilename}", file, partial, report)
         partial.rename(target)
@@ -149,6 +154,11 @@ def _stream(client: httpx.Client, url: str, file: _File, partial: Path, report: 
         with partial.open("ab" if resumed else "wb") as out:
             for piece in answer.iter_bytes():
                 done_bytes += out.write(piece)
+                if file.size is not None and done_bytes > file.size:
+                    raise CorruptFile(
+                        f"{file.rfilename}: is longer than the {file.size} bytes that the hub "
+                        "announced; pull again"
+                    )
                 report(
                     PullProgress(
                         stage="download",

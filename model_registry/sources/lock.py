@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from model_registry.errors import CorruptFile
+from model_registry.sources.file_names import check_file_name
 from model_registry.sources.progress import PullProgress, Report
 from model_registry.spec import Sha256, Source
 
@@ -91,11 +92,14 @@ def lock_files(
 def read_lock(path: Path) -> Lock | None:
     """The lock in a file; None where there is none. Raises CorruptFile if it cannot be read."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Lock)
+        lock = msgspec.json.decode(path.read_bytes(), type=Lock)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CorruptFile(f"{path}: {error}; pull the model again") from error
+    for name in lock.files:
+        check_file_name(str(path), name)
+    return lock
 
 
 def write_lock(path: Path, lock: Lock) -> None:

