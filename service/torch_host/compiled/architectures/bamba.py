@@ -6,7 +6,7 @@ from service.torch_host.compiled.blocks.assembly import Assembly
 from service.torch_host.compiled.blocks.attention import add_attention
 from service.torch_host.compiled.blocks.mamba2 import add_mamba2
 from service.torch_host.compiled.blocks.rotary import angles_of
-from service.torch_host.compiled.ops.gates import activation_named
+from service.torch_host.compiled.ops.activations import activation_named
 
 
 def assemble_bamba(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transformers' modules

@@ -3,11 +3,11 @@
 from typing import Any
 
 from service.torch_host.compiled.blocks.assembly import Assembly
-from service.torch_host.compiled.blocks.attention import heads_of
+from service.torch_host.compiled.blocks.attention import attention_of, heads_of
 from service.torch_host.compiled.blocks.mamba2 import Multipliers, add_mamba2
 from service.torch_host.compiled.blocks.rotary import angles_of
 from service.torch_host.compiled.kernel import Buffer
-from service.torch_host.compiled.ops.gates import Activation, activation_named, gate
+from service.torch_host.compiled.ops.activations import Activation, act_and_mul, activation_named
 from service.torch_host.compiled.ops.linear import linear
 
 
@@ -34,7 +34,7 @@ def _add_attention(a: Assembly, x: Buffer, attention: Any, angles: Buffer) -> No
     both = a.project(x, qkv, "queries, keys and values", scale=config.attention_in_multiplier)
     # Keys stay as they are: a product of a query and a key is multiplied as well by its scale.
     scale = attention.scaling * config.key_multiplier
-    mixed = a.attention(both, heads_of(a, attention), angles=angles, scale=scale)
+    mixed = attention_of(a, both, heads_of(a, attention), angles=angles, scale=scale)
     a.add_layer(mixed, attention.o_proj, scale=config.attention_out_multiplier)
 
 
@@ -49,5 +49,6 @@ def _add_mlp(a: Assembly, x: Buffer, mlp: Any, function: Activation) -> None:  #
     linear(a.program, x, gates, both.columns(0, width), scale=gate_scale)
     linear(a.program, x, ups, both.columns(gates.outputs, width))
     gated = a.program.operand_buffer("gated by MLP", width)
-    gate(a.program, both.columns(0, width), both.columns(gates.outputs, width), gated, function)
+    first, second = both.columns(0, width), both.columns(gates.outputs, width)
+    act_and_mul(a.program, first, second, gated, function)
     a.add_layer(gated, mlp.down_proj, scale=down_scale)

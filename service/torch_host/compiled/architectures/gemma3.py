@@ -5,9 +5,10 @@ from typing import Any
 import torch
 
 from service.torch_host.compiled.blocks.assembly import Assembly
-from service.torch_host.compiled.blocks.attention import heads_of
+from service.torch_host.compiled.blocks.attention import attention_of, heads_of
 from service.torch_host.compiled.kernel import Buffer
-from service.torch_host.compiled.ops.gates import activation_named
+from service.torch_host.compiled.ops.activations import activation_named
+from service.torch_host.compiled.ops.attention import HeadNorms
 from service.torch_host.compiled.ops.norms import add_norm
 from service.torch_host.compiled.ops.rotary import angles
 from service.torch_host.compiled.packing import Packed
@@ -25,14 +26,13 @@ def assemble_gemma3(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transf
         attention, mlp = layer.self_attn, layer.mlp
         x = a.normed(_weight(layer.input_layernorm), eps)
         qkv = a.pack(attention.q_proj, attention.k_proj, attention.v_proj)
-        mixed = a.attention(
+        mixed = attention_of(
+            a,
             a.project(x, qkv, "queries, keys and values"),
             heads_of(a, attention, window_tokens=attention.sliding_window),
             angles=turns[kind],
             scale=attention.scaling,
-            q_norm=_weight(attention.q_norm),
-            k_norm=_weight(attention.k_norm),
-            eps=eps,
+            norms=HeadNorms(_weight(attention.q_norm), _weight(attention.k_norm), eps),
         )
         _add(a, mixed, a.pack(attention.o_proj), layer.post_attention_layernorm)
         x = a.normed(_weight(layer.pre_feedforward_layernorm), eps)

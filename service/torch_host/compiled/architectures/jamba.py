@@ -6,8 +6,8 @@ from service.torch_host.compiled.blocks.assembly import Assembly
 from service.torch_host.compiled.blocks.attention import add_attention
 from service.torch_host.compiled.blocks.experts import add_experts
 from service.torch_host.compiled.blocks.mamba1 import add_mixer
+from service.torch_host.compiled.ops.activations import activation_named
 from service.torch_host.compiled.ops.experts import Routing
-from service.torch_host.compiled.ops.gates import activation_named
 from service.torch_host.compiled.ops.selective_scan import Norms
 
 

@@ -7,8 +7,8 @@ from service.torch_host.compiled.blocks.attention import add_attention
 from service.torch_host.compiled.blocks.rotary import angles_of
 from service.torch_host.compiled.formats.floats import FLOAT32
 from service.torch_host.compiled.kernel import Buffer
+from service.torch_host.compiled.ops.activations import Activation, act_and_mul
 from service.torch_host.compiled.ops.convolution import convolution
-from service.torch_host.compiled.ops.gates import Activation, gate
 
 
 def assemble_lfm2(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transformers' modules
@@ -37,10 +37,10 @@ def _add_convolution(a: Assembly, x: Buffer, mixer: Any) -> None:  # noqa: ANN40
     before, after = both.columns(0, width), both.columns(width, width)
     inputs = program.buffer("inputs of convolution", width)
     written = both.columns(2 * width, width)
-    gate(program, before, written, inputs, Activation.IDENTITY, kind=FLOAT32)
+    act_and_mul(program, before, written, inputs, Activation.IDENTITY, kind=FLOAT32)
     convolved = program.buffer("convolved", width)
     state = a.slots.convolution(weight.shape[0], weight.shape[1], weight.dtype)
     convolution(program, inputs, convolved, weight, mixer.conv.bias, state, silu=False)
     opened = program.operand_buffer("opened", width)
-    gate(program, after, convolved, opened, Activation.IDENTITY)
+    act_and_mul(program, after, convolved, opened, Activation.IDENTITY)
     a.add(opened, a.pack(mixer.out_proj))

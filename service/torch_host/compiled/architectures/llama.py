@@ -5,7 +5,7 @@ from typing import Any
 from service.torch_host.compiled.blocks.assembly import Assembly
 from service.torch_host.compiled.blocks.attention import add_attention
 from service.torch_host.compiled.blocks.rotary import angles_of
-from service.torch_host.compiled.ops.gates import activation_named
+from service.torch_host.compiled.ops.activations import activation_named
 
 
 def assemble_llama(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transformers' modules

@@ -7,8 +7,8 @@ from service.torch_host.compiled.blocks.attention import add_attention
 from service.torch_host.compiled.blocks.experts import add_experts, mixed_experts
 from service.torch_host.compiled.blocks.mamba2 import add_mamba2
 from service.torch_host.compiled.kernel import Buffer
+from service.torch_host.compiled.ops.activations import Activation, act_and_mul, activation_named
 from service.torch_host.compiled.ops.experts import Routing, Scoring
-from service.torch_host.compiled.ops.gates import Activation, activation_named, gate
 from service.torch_host.compiled.ops.rows import as_operand
 
 
@@ -37,7 +37,7 @@ def _add_mlp(a: Assembly, x: Buffer, mlp: Any, function: Activation) -> None:  #
     width = mlp.down_proj.in_features
     hidden = a.project(x, a.pack(mlp.up_proj), "hidden")
     activated = a.program.operand_buffer("activated", width)
-    gate(a.program, hidden.columns(0, width), None, activated, function)
+    act_and_mul(a.program, hidden.columns(0, width), None, activated, function)
     a.add(activated, a.pack(mlp.down_proj))
 
 

@@ -9,8 +9,8 @@ from service.torch_host.compiled.blocks.attention import add_attention
 from service.torch_host.compiled.blocks.experts import add_experts
 from service.torch_host.compiled.blocks.rotary import angles_of
 from service.torch_host.compiled.kernel import Buffer
+from service.torch_host.compiled.ops.activations import activation_named
 from service.torch_host.compiled.ops.experts import Routing, Scoring
-from service.torch_host.compiled.ops.gates import activation_named
 from service.torch_host.compiled.ops.rotary import angles
 
 
@@ -33,11 +33,11 @@ def assemble_phimoe(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transf
         x = _normed(a, layer.post_attention_layernorm)
         add_experts(a, x, mlp.router, mlp.experts, routing, function)
     norm = model.norm
-    a.finish(norm.weight, config.rms_norm_eps, head, bias=norm.bias, centred=True)
+    a.finish(norm.weight, config.rms_norm_eps, head, bias=norm.bias, layer_norm=True)
 
 
 def _normed(a: Assembly, norm: torch.nn.LayerNorm) -> Buffer:
-    return a.normed(norm.weight, norm.eps, bias=norm.bias, centred=True)
+    return a.normed(norm.weight, norm.eps, bias=norm.bias, layer_norm=True)
 
 
 def _angles(a: Assembly, rotary: Any) -> Buffer:  # noqa: ANN401 - a transformers module

@@ -6,16 +6,16 @@ import torch
 from torch import nn
 
 from service.torch_host.compiled.blocks.assembly import Assembly
-from service.torch_host.compiled.blocks.attention import heads_of
+from service.torch_host.compiled.blocks.attention import attention_of, heads_of
 from service.torch_host.compiled.blocks.experts import add_experts
 from service.torch_host.compiled.blocks.rotary import angles_of
 from service.torch_host.compiled.kernel import Buffer
-from service.torch_host.compiled.ops.attention import attend, remember
+from service.torch_host.compiled.ops.activations import Activation, act_and_mul, activation_named
+from service.torch_host.compiled.ops.attention import HeadNorms
 from service.torch_host.compiled.ops.convolution import convolution
 from service.torch_host.compiled.ops.delta_rule import delta_rule
 from service.torch_host.compiled.ops.experts import Routing
 from service.torch_host.compiled.ops.gated_norm import gated_norm
-from service.torch_host.compiled.ops.gates import Activation, activation_named, gate
 from service.torch_host.compiled.packing import Packed
 from service.torch_host.compiled.uncompilable import Uncompilable
 
@@ -50,26 +50,20 @@ def _weight(norm: Any) -> torch.Tensor:  # noqa: ANN401
 
 def _add_attention(a: Assembly, x: Buffer, attention: Any, angles: Buffer) -> None:  # noqa: ANN401
     """Attention whose result is opened by gates, which the queries' projection makes too."""
-    config, program = a.config, a.program
-    heads = heads_of(a, attention)
-    queries, keys = heads.queries * heads.size, heads.keys * heads.size
+    config, heads = a.config, heads_of(a, attention)
     # Each head's queries are followed by its gates.
     _permute(attention.q_proj, _by_part(heads.queries, [heads.size, heads.size]))
     packed = a.pack(attention.q_proj, attention.k_proj, attention.v_proj)
     both = a.project(x, packed, "queries, gates, keys and values")
-    remembered = remember(
-        program,
-        both.columns(0, queries),
-        both.columns(2 * queries, keys),
-        both.columns(2 * queries + keys, keys),
+    mixed = attention_of(
+        a,
+        both,
         heads,
-        scale=attention.scaling,
         angles=angles,
-        q_norm=_weight(attention.q_norm),
-        k_norm=_weight(attention.k_norm),
-        eps=config.rms_norm_eps,
+        scale=attention.scaling,
+        gated=True,
+        norms=HeadNorms(_weight(attention.q_norm), _weight(attention.k_norm), config.rms_norm_eps),
     )
-    mixed = attend(program, remembered, heads, gates=both.columns(queries, queries))
     a.add(mixed, a.pack(attention.o_proj))
 
 
@@ -158,5 +152,5 @@ def _add_experts(a: Assembly, x: Buffer, mlp: Any, function: Activation) -> None
     gates, ups = both.columns(0, width), both.columns(width, width)
     # The opening belongs to what the last matrix makes, but scales what goes into it just as well,
     # because no bias is added there.
-    gate(program, gates, ups, opened, function, openings=opening)
+    act_and_mul(program, gates, ups, opened, function, openings=opening)
     a.add(opened, a.pack(shared.down_proj))

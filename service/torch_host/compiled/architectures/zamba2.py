@@ -8,11 +8,11 @@ mixer, not the stream.
 from typing import Any, NamedTuple
 
 from service.torch_host.compiled.blocks.assembly import Assembly, free
-from service.torch_host.compiled.blocks.attention import heads_of
+from service.torch_host.compiled.blocks.attention import attention_of, heads_of
 from service.torch_host.compiled.blocks.mamba2 import add_mamba2
 from service.torch_host.compiled.blocks.rotary import angles_of
 from service.torch_host.compiled.kernel import Buffer
-from service.torch_host.compiled.ops.gates import activation_named, gate
+from service.torch_host.compiled.ops.activations import act_and_mul, activation_named
 from service.torch_host.compiled.ops.linear import linear
 from service.torch_host.compiled.ops.rows import as_operand, move
 from service.torch_host.compiled.packing import Packed
@@ -93,7 +93,7 @@ def _used(
         keys = heads.keys * heads.size
         widths = [heads.queries * heads.size, keys, keys]
         _adapt(a, x, adapters, qkv, widths)
-    mixed = a.attention(qkv, heads, angles=angles, scale=attention.scaling)
+    mixed = attention_of(a, qkv, heads, angles=angles, scale=attention.scaling)
     mixed = a.project(mixed, block.output, "made by attention")
     x = a.normed(shared.pre_ff_layernorm.weight, config.rms_norm_eps, x=mixed)
     width = config.intermediate_size
@@ -101,7 +101,7 @@ def _used(
     _adapt(a, x, (mlp.gate_up_proj_adapter_list[use],), gate_up, [2 * width])
     gates, ups = gate_up.columns(0, width), gate_up.columns(width, width)
     gated = a.program.operand_buffer("gated by MLP", width)
-    gate(a.program, gates, ups, gated, activation_named(config.hidden_act))
+    act_and_mul(a.program, gates, ups, gated, activation_named(config.hidden_act))
     return a.project(gated, block.down, "made by MLP")
 
 

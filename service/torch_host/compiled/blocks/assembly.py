@@ -6,8 +6,7 @@ from typing import Any
 import torch
 
 from service.torch_host.compiled.kernel import Buffer
-from service.torch_host.compiled.ops.attention import Heads, attend, remember
-from service.torch_host.compiled.ops.gates import Activation, gate
+from service.torch_host.compiled.ops.activations import Activation, act_and_mul
 from service.torch_host.compiled.ops.linear import embed, head, linear
 from service.torch_host.compiled.ops.norms import norm
 from service.torch_host.compiled.packing import Packed, pack
@@ -75,12 +74,12 @@ class Assembly:
         *,
         x: Buffer | None = None,
         bias: torch.Tensor | None = None,
-        centred: bool = False,
+        layer_norm: bool = False,
     ) -> Buffer:
         """The stream (or `x`), normalized: an operand of a product."""
         x = self.stream if x is None else x
         out = self.program.operand_buffer("normed", x.width)
-        norm(self.program, x, weight, out, eps=eps, bias=bias, centred=centred)
+        norm(self.program, x, weight, out, eps=eps, bias=bias, layer_norm=layer_norm)
         return out
 
     def project(self, x: Buffer, weight: Packed, name: str, *, scale: float = 1.0) -> Buffer:
@@ -101,40 +100,13 @@ class Assembly:
         self.add(x, self.pack_weights([layer.weight], [bias]), scale=scale)
         free(layer)
 
-    def attention(
-        self,
-        both: Buffer,
-        heads: Heads,
-        *,
-        angles: Buffer | None,
-        scale: float,
-        q_norm: torch.Tensor | None = None,
-        k_norm: torch.Tensor | None = None,
-        eps: float = 0.0,
-    ) -> Buffer:
-        """Attention of `both`, a row's queries, then keys, then values: an operand."""
-        queries, keys = heads.queries * heads.size, heads.keys * heads.size
-        remembered = remember(
-            self.program,
-            both.columns(0, queries),
-            both.columns(queries, keys),
-            both.columns(queries + keys, keys),
-            heads,
-            scale=scale,
-            angles=angles,
-            q_norm=q_norm,
-            k_norm=k_norm,
-            eps=eps,
-        )
-        return attend(self.program, remembered, heads)
-
     def gated_mlp(
         self, x: Buffer, gate_up: Packed, width: int, function: Activation, *, scale: float = 1.0
     ) -> Buffer:
         """`function(gate x) * up x`, an operand of the down projection."""
         both = self.project(x, gate_up, "gate and up", scale=scale)
         out = self.program.operand_buffer("gated", width)
-        gate(self.program, both.columns(0, width), both.columns(width, width), out, function)
+        act_and_mul(self.program, both.columns(0, width), both.columns(width, width), out, function)
         return out
 
     def add_gated_mlp(self, x: Buffer, mlp: Any, width: int, function: Activation) -> None:  # noqa: ANN401
@@ -149,7 +121,7 @@ class Assembly:
         head_matrix: Packed,
         *,
         bias: torch.Tensor | None = None,
-        centred: bool = False,
+        layer_norm: bool = False,
         scale: float = 1.0,
     ) -> None:
         """Final norm and logits of the tokens that the batch wants them of."""
@@ -161,7 +133,7 @@ class Assembly:
             out,
             eps=eps,
             bias=bias,
-            centred=centred,
+            layer_norm=layer_norm,
             of_logits=True,
         )
         head(self.program, out, head_matrix, scale=scale)

@@ -4,7 +4,8 @@ from typing import Any
 
 from service.torch_host.compiled.blocks.assembly import Assembly
 from service.torch_host.compiled.kernel import Buffer
-from service.torch_host.compiled.ops.attention import Heads
+from service.torch_host.compiled.ops import attention as ops
+from service.torch_host.compiled.ops.attention import HeadNorms, Heads
 from service.torch_host.compiled.packing import Packed
 
 
@@ -29,14 +30,15 @@ def add_attention(
         getattr(attention, f"{which}_norm", getattr(attention, f"{which}_layernorm", None))
         for which in "qk"
     )
-    mixed = a.attention(
+    mixed = attention_of(
+        a,
         a.project(x, qkv, "queries, keys and values"),
         heads_of(a, attention, window_tokens=window_tokens),
         angles=angles,
         scale=attention.scaling,
-        q_norm=None if q_norm is None else q_norm.weight,
-        k_norm=None if k_norm is None else k_norm.weight,
-        eps=0.0 if q_norm is None else q_norm.variance_epsilon,
+        norms=None
+        if q_norm is None or k_norm is None
+        else HeadNorms(q_norm.weight, k_norm.weight, q_norm.variance_epsilon),
     )
     output = attention.o_proj if hasattr(attention, "o_proj") else attention.out_proj
     a.add_layer(mixed, output, scale=scale)
@@ -51,3 +53,30 @@ def heads_of(a: Assembly, attention: Any, *, window_tokens: int | None = None) -
         attention.head_dim,
         window_tokens=window_tokens,
     )
+
+
+def attention_of(
+    a: Assembly,
+    projected: Buffer,
+    heads: Heads,
+    *,
+    angles: Buffer | None,
+    scale: float,
+    gated: bool = False,
+    norms: HeadNorms | None = None,
+) -> Buffer:
+    """Attention of `projected`, an operand: its rows are queries, gates if any, keys, values."""
+    queries, keys = heads.queries * heads.size, heads.keys * heads.size
+    before_keys = 2 * queries if gated else queries
+    scaled = ops.append_kv(
+        a.program,
+        projected.columns(0, queries),
+        projected.columns(before_keys, keys),
+        projected.columns(before_keys + keys, keys),
+        heads,
+        scale=scale,
+        angles=angles,
+        norms=norms,
+    )
+    gates = projected.columns(queries, queries) if gated else None
+    return ops.attention(a.program, scaled, heads, gates=gates)

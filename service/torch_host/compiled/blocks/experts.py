@@ -6,6 +6,7 @@ import torch
 
 from service.torch_host.compiled.blocks.assembly import Assembly, free
 from service.torch_host.compiled.kernel import Buffer
+from service.torch_host.compiled.ops.activations import Activation, act_and_mul
 from service.torch_host.compiled.ops.experts import (
     Routed,
     Routing,
@@ -14,7 +15,6 @@ from service.torch_host.compiled.ops.experts import (
     gather,
     route,
 )
-from service.torch_host.compiled.ops.gates import Activation, gate
 from service.torch_host.compiled.packing import Packed
 
 
@@ -81,7 +81,7 @@ def _outputs(
     expert_linear(program, rows_in, first, both, routed)
     values = both.columns(hidden, hidden) if gated else None
     opened = program.operand_buffer("gated experts", hidden, rows_per_token=rows)
-    gate(program, both.columns(0, hidden), values, opened, function, rows_per_token=rows)
+    act_and_mul(program, both.columns(0, hidden), values, opened, function, rows_per_token=rows)
     down = _pack_each(a, experts, "down_proj")
     out = program.buffer("outputs of experts", down[0].outputs, rows_per_token=rows)
     expert_linear(program, opened, down, out, routed)

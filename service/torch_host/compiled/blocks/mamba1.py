@@ -8,8 +8,8 @@ from torch.nn import functional
 from service.torch_host.compiled.blocks.assembly import Assembly, free
 from service.torch_host.compiled.formats.floats import BFLOAT16
 from service.torch_host.compiled.kernel import Buffer
+from service.torch_host.compiled.ops.activations import Activation, activation_named
 from service.torch_host.compiled.ops.convolution import convolution
-from service.torch_host.compiled.ops.gates import Activation, activation_named
 from service.torch_host.compiled.ops.selective_scan import Norms, select, selective_scan
 from service.torch_host.compiled.uncompilable import Uncompilable
 

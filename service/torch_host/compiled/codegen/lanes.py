@@ -83,6 +83,14 @@ def fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return call(builder, "fma", a, b, c)
 
 
+def sum_of(builder: Any, vector: Any) -> Any:
+    """The sum of a vector's lanes, pair by pair."""
+    kind = ir.FunctionType(F32, [F32, FLOATS])
+    name = f"llvm.vector.reduce.fadd.v{LANES}f32"
+    add = cgutils.get_or_insert_function(builder.module, kind, name)
+    return builder.call(add, [ir.Constant(F32, -0.0), vector], fastmath=("reassoc",))
+
+
 def prefetch(builder: Any, address: Any) -> None:
     """Fetch the cache line of an address, which may lie beyond all memory."""
     byte = ir.IntType(8).as_pointer()

@@ -36,6 +36,9 @@ QUERY_TOKENS: Final = 8
 KEY_TOKENS: Final = 64
 #: Keys that one thread reads of a long context while others read the rest.
 SPLIT_TOKENS: Final = 1024
+_SCORES_BYTES: Final = KEY_TOKENS * 4
+#: Of one panel, 32 bits a lane.
+_STEP_BYTES: Final = LANES * 4
 
 
 class Heads(NamedTuple):
@@ -66,6 +69,14 @@ class Heads(NamedTuple):
         return batch.GROUPS + 3 * self.group
 
 
+class HeadNorms(NamedTuple):
+    """Weights of root-mean-square norms of each head's queries and keys, None for no norm."""
+
+    q: torch.Tensor | None = None
+    k: torch.Tensor | None = None
+    eps: float = 0.0
+
+
 def padded_size(size: int) -> int:
     """A head's size rounded up to whole panels."""
     return -(-size // LANES) * LANES
@@ -81,7 +92,7 @@ def _rotate(row, angles, half):
 
 
 @Kernel
-def _remember(
+def _append_kv(
     batch_head,
     thread,
     threads,
@@ -148,12 +159,12 @@ def _remember(
         panel = keys + index // 16 * size * 16 * element + index % 16 * 4
         if kind == 1:
             for i in range(size // 2):
-                pair = uint16s(panel + i * 64)
+                pair = uint16s(panel + i * _STEP_BYTES)
                 pair[0] = to_bf16(work[2 * i])
                 pair[1] = to_bf16(work[2 * i + 1])
         else:
             for i in range(size):
-                float32s(panel + i * 64)[0] = work[i]
+                float32s(panel + i * _STEP_BYTES)[0] = work[i]
         value = float32s(v + token * v_stride + head * size * 4)
         values = keys + capacity * size * element
         if kind == 1:
@@ -170,7 +181,7 @@ def _remember(
                 target[i] = value[i] if i < size else types.float32(0.0)
 
 
-def remember(
+def append_kv(
     program: Program,
     q: Buffer,
     k: Buffer,
@@ -179,16 +190,18 @@ def remember(
     *,
     scale: float,
     angles: Buffer | None,
-    q_norm: torch.Tensor | None = None,
-    k_norm: torch.Tensor | None = None,
-    eps: float = 0.0,
+    norms: HeadNorms | None = None,
 ) -> Buffer:
-    """Normalize and rotate, append keys and values to their slots; scaled queries for `attend`."""
+    """Normalize and rotate queries and keys, append keys and values to their slots.
+
+    Returns the scaled queries, as `attention` reads them.
+    """
+    norms = HeadNorms() if norms is None else norms
     width = heads.queries * heads.size
     out = program.operand_buffer("queries", width)
     program.scratch(max(heads.value_size, heads.size) * 4)
     program.add(
-        _remember,
+        _append_kv,
         q=q,
         k=k,
         v=v,
@@ -200,9 +213,9 @@ def remember(
         field=heads.field,
         angles=angles,
         half=angles.width // 2 if angles else 0,
-        q_norm=program.vector(q_norm),
-        k_norm=program.vector(k_norm),
-        eps=eps,
+        q_norm=program.vector(norms.q),
+        k_norm=program.vector(norms.k),
+        eps=norms.eps,
         scale=scale,
         out=out.address,
         kind=program.kind,
@@ -233,27 +246,27 @@ def _clear(part, width):
 
 
 @njit(fastmath=FAST, error_model="numpy")
-def _soften(scores, part, first, end, width):
+def _online_softmax(scores, part, first, end, width):
     """Scores of the keys `first` to `end` become weights; what was mixed before is scaled to match.
 
-    Always 64 rounds, whatever is hidden: the order of the sum must not depend on it.
+    Always KEY_TOKENS rounds, whatever is hidden: the order of the sum must not depend on it.
     """
     row, out = float32s(scores), float32s(part)
     before = out[width]
     largest = before
     total = types.float32(0.0)
-    if first <= 0 and end >= 64:
-        for i in range(64):
+    if first <= 0 and end >= KEY_TOKENS:
+        for i in range(KEY_TOKENS):
             largest = max(largest, row[i])
-        for i in range(64):
+        for i in range(KEY_TOKENS):
             weight = exp(row[i] - largest)
             row[i] = weight
             total += weight
     else:
-        for i in range(64):
+        for i in range(KEY_TOKENS):
             inside = i >= first and i < end
             largest = max(largest, row[i] if inside else types.float32(-1e30))
-        for i in range(64):
+        for i in range(KEY_TOKENS):
             inside = i >= first and i < end
             weight = exp(row[i] - largest) if inside else types.float32(0.0)
             row[i] = weight
@@ -268,7 +281,7 @@ def _soften(scores, part, first, end, width):
 
 
 @njit(fastmath=FAST, error_model="numpy")
-def _read(
+def _attend_to_keys(
     kind,
     queries,
     keys,
@@ -285,10 +298,10 @@ def _read(
     room,
     rows,
 ):
-    """Mix 64 keys into what some queries have mixed."""
+    """Mix KEY_TOKENS keys into what some queries have mixed."""
     element = 2 if kind == 1 else 4
-    first = part * 64
-    held = min(64, end - first)
+    first = part * KEY_TOKENS
+    held = min(KEY_TOKENS, end - first)
     stride = (room + 2) * 4
     one = types.float32(1.0)
     multiply_floats(
@@ -297,11 +310,11 @@ def _read(
         size * element,
         keys + first * size * element,
         size * 16 * element,
-        64,
+        _STEP_BYTES,
         size * element // 4,
         0,
         scores,
-        256,
+        _SCORES_BYTES,
         one,
         0,
         rows,
@@ -311,14 +324,14 @@ def _read(
         own = position + i // shared
         lost = max(0, own - window + 1 - first) if window != 0 else 0
         seen = min(held, own + 1 - first)
-        _soften(scores + i * 256, mixed + i * stride, lost, seen, room)
-        put_operand(kind, scores + i * 256, weights + i * 256, 64)
+        _online_softmax(scores + i * _SCORES_BYTES, mixed + i * stride, lost, seen, room)
+        put_operand(kind, scores + i * _SCORES_BYTES, weights + i * _SCORES_BYTES, KEY_TOKENS)
     multiply_floats(
         kind,
         weights,
-        256,
+        _SCORES_BYTES,
         values + first * room * element,
-        64,
+        _STEP_BYTES,
         room * 4,
         (held * element + 3) // 4,
         0,
@@ -332,7 +345,7 @@ def _read(
 
 
 @Kernel
-def _attend(
+def _attention(
     batch_head,
     thread,
     threads,
@@ -375,27 +388,31 @@ def _attend(
         end = position + count
         begin = max(0, position - window + 1) if window != 0 else 0
         if splits > 1:
-            begin = max(begin, split * 1024 - gone)
-            end = min(end, (split + 1) * 1024 - gone)
+            begin = max(begin, split * SPLIT_TOKENS - gone)
+            end = min(end, (split + 1) * SPLIT_TOKENS - gone)
         rows = count * shared
         scores = fields[batch.SCRATCH] + thread * fields[batch.SCRATCH_BYTES]
-        weights = scores + rows * 256
-        whole = weights + rows * 256
+        weights = scores + rows * _SCORES_BYTES
+        whole = weights + rows * _SCORES_BYTES
         mixed = whole + rows * stride
         for i in range(rows):
             _clear(whole + i * stride, room)
         keys = bases[segment] + (layer * heads + head) * capacity * (size + room) * element
         values = keys + capacity * size * element
         queries = q + (head * tokens + token) * shared * size * element
-        part, last = begin // 64, (end + 63) // 64
+        part, last = begin // KEY_TOKENS, (end + KEY_TOKENS - 1) // KEY_TOKENS
         while part < last:
             # Sums are closed at fixed positions, so that they come out the same however
             # the keys are divided among threads.
-            stop = min(last, (((part * 64 + gone) // 1024 + 1) * 1024 - gone) // 64)
+            stop = min(
+                last,
+                (((part * KEY_TOKENS + gone) // SPLIT_TOKENS + 1) * SPLIT_TOKENS - gone)
+                // KEY_TOKENS,
+            )
             for i in range(rows):
                 _clear(mixed + i * stride, room)
             while part < stop:
-                _read(
+                _attend_to_keys(
                     kind,
                     queries,
                     keys,
@@ -447,7 +464,7 @@ def _combine(
     whole = scratch + heads * size * 4
     positions = int64s(fields[batch.POSITIONS])
     for token in range(tokens * thread // threads, tokens * (thread + 1) // threads):
-        used = min(splits, positions[token] // 1024 + 1)
+        used = min(splits, positions[token] // SPLIT_TOKENS + 1)
         for head in range(heads):
             _clear(whole, room)
             for split in range(used):
@@ -463,7 +480,7 @@ def _combine(
         put_operand(kind, scratch, out + token * out_stride, heads * size)
 
 
-def attend(
+def attention(
     program: Program, queries: Buffer, heads: Heads, *, gates: Buffer | None = None
 ) -> Buffer:
     """What each query's softmax mixes of its values: operand (tokens, query heads * head size).
@@ -478,7 +495,7 @@ def attend(
     part = room + 2
     program.scratch(max(rows * 2 * (KEY_TOKENS + part), heads.queries * heads.size + part) * 4)
     program.add(
-        _attend,
+        _attention,
         q=queries.address,
         heads=heads.keys,
         shared=heads.shared,

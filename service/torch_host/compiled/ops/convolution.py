@@ -31,7 +31,7 @@ def _convolve(taps: int) -> Callable[..., Any]:
     """The convolution of some channels of one segment; the taps are a constant to the compiler."""
 
     @njit(fastmath=FAST, error_model="numpy")
-    def remembered(state, half, window, count):
+    def load_state(state, half, window, count):
         """Write the state, (count, taps), into the window, one row of 128 a tap."""
         rows = float32s(window)
         if half != 0:
@@ -46,7 +46,7 @@ def _convolve(taps: int) -> Callable[..., Any]:
                     rows[k * 128 + c] = values[c * taps + k]
 
     @njit(fastmath=FAST, error_model="numpy")
-    def remember(state, half, window, count):
+    def store_state(state, half, window, count):
         """Write the window's first rows into the state."""
         rows = float32s(window)
         if half != 0:
@@ -107,7 +107,7 @@ def _convolve(taps: int) -> Callable[..., Any]:
         window,
     ):
         """`window` has room for rows of 128 inputs: those of the taps, then those of 16 tokens."""
-        remembered(state, half, window, count)
+        load_state(state, half, window, count)
         done, taken = 0, 0
         while done < tokens:
             if done > 0:
@@ -123,7 +123,7 @@ def _convolve(taps: int) -> Callable[..., Any]:
                 if operand != 0:
                     put_operand(kind, target, operand + (done + token) * operand_stride, count)
             done += taken
-        remember(state, half, window + taken * 512, count)
+        store_state(state, half, window + taken * 512, count)
 
     return convolve
 
@@ -192,7 +192,7 @@ def convolution(
     silu: bool,
     operand: Buffer | None = None,
 ) -> None:
-    """Convolve each channel of `x` with its weights, (channels, taps), and remember the inputs.
+    """Convolve each channel of `x` with its weights, (channels, taps), and keep its last inputs.
 
     `state` is (slots, channels, taps), the last inputs, the newest last; inputs are rounded to its
     type. `out` is float32 and must not be `x`; `operand` takes the same as a product's operand.

@@ -62,7 +62,7 @@ def _norm(
     out,
     out_stride,
     kind,
-    centred,
+    layer_norm,
     rows,
     chosen,
 ):
@@ -72,7 +72,7 @@ def _norm(
     count = fields[rows]
     for row in range(count * thread // threads, count * (thread + 1) // threads):
         token = row if chosen == 0 else int64s(fields[chosen])[row]
-        if centred != 0:
+        if layer_norm != 0:
             _layer_norm_row(x + token * x_stride, weight, bias, scratch, width, eps)
         else:
             rms_norm_row(x + token * x_stride, weight, scratch, width, eps)
@@ -87,11 +87,11 @@ def norm(
     *,
     eps: float,
     bias: torch.Tensor | None = None,
-    centred: bool = False,
+    layer_norm: bool = False,
     kind: int | None = None,
     of_logits: bool = False,
 ) -> None:
-    """Root-mean-square norm of rows, or layer norm if `centred`; `out` is a product's operand.
+    """RMS norm of rows, or `layer_norm` (arXiv 1607.06450); `out` is a product's operand.
 
     `of_logits` takes only the tokens that the batch wants logits of.
     """
@@ -105,7 +105,7 @@ def norm(
         eps=eps,
         out=out,
         kind=program.kind if kind is None else kind,
-        centred=centred,
+        layer_norm=layer_norm,
         rows=batch.LOGITS_ROWS if of_logits else batch.TOKENS,
         chosen=batch.LOGITS_TOKENS if of_logits else 0,
     )

@@ -10,15 +10,11 @@ import math
 from typing import Any, Final
 
 import torch
-from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from service.torch_host.compiled import batch
 from service.torch_host.compiled.codegen.lanes import (
-    F32,
-    FLOATS,
     LANES,
     ZERO,
     fma,
@@ -29,6 +25,7 @@ from service.torch_host.compiled.codegen.lanes import (
     splat,
     spread,
     store,
+    sum_of,
 )
 from service.torch_host.compiled.codegen.scalars import FAST, exp, float32s, int64s, number
 from service.torch_host.compiled.kernel import Buffer, Float32, Kernel
@@ -63,15 +60,7 @@ def _write_step(builder: Any, operands: Any, rows: int) -> None:
         return grown
 
     for row, total in enumerate(loop(builder, steps, [ZERO] * rows, step)):
-        store(builder, _total(builder, total), builder.add(out, long(4 * row)))
-
-
-def _total(builder: Any, vector: Any) -> Any:
-    """The sum of a vector's lanes, pair by pair."""
-    kind = ir.FunctionType(F32, [F32, FLOATS])
-    name = f"llvm.vector.reduce.fadd.v{LANES}f32"
-    add = cgutils.get_or_insert_function(builder.module, kind, name)
-    return builder.call(add, [ir.Constant(F32, -0.0), vector], fastmath=("reassoc",))
+        store(builder, sum_of(builder, total), builder.add(out, long(4 * row)))
 
 
 def _step(rows: int) -> Any:

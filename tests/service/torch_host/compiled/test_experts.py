@@ -15,8 +15,8 @@ from service.torch_host.compiled.formats.floats import BFLOAT16, FLOAT32
 from service.torch_host.compiled.formats.format import Format
 from service.torch_host.compiled.formats.int8 import INT8
 from service.torch_host.compiled.kernel import Buffer
+from service.torch_host.compiled.ops.activations import Activation
 from service.torch_host.compiled.ops.experts import Routing, Scoring, route
-from service.torch_host.compiled.ops.gates import Activation
 from service.torch_host.compiled.program import Program
 from service.torch_host.compiled.states import Slots
 

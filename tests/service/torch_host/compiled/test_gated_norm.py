@@ -8,8 +8,8 @@ from transformers.models.falcon_h1.modeling_falcon_h1 import FalconH1RMSNormGate
 
 from service.torch_host.compiled.formats.floats import BFLOAT16, FLOAT32
 from service.torch_host.compiled.formats.format import Format
+from service.torch_host.compiled.ops.activations import Activation, act_and_mul
 from service.torch_host.compiled.ops.gated_norm import gated_norm
-from service.torch_host.compiled.ops.gates import Activation, gate
 from service.torch_host.compiled.program import Program
 
 TOKENS, WIDTH, EPS = 9, 96, 1e-5
@@ -101,7 +101,7 @@ def test_gelu_is_the_exact_one(x, gates):
     program = Program(FLOAT32, max_tokens=TOKENS, threads=2)
     out = program.operand_buffer("out", WIDTH)
     opened, values = filled(program, "gates", gates), filled(program, "x", x)
-    gate(program, opened, values, out, Activation.GELU)
+    act_and_mul(program, opened, values, out, Activation.GELU)
     program.finish()
     run(program, [(0, TOKENS)])
 

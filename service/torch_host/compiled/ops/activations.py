@@ -87,7 +87,7 @@ def _multiply(row, values, factor, width):
 
 
 @Kernel
-def _gate(
+def _act_and_mul(
     batch_head,
     thread,
     threads,
@@ -117,7 +117,7 @@ def _gate(
         put_operand(kind, scratch, out + row * out_stride, width)
 
 
-def gate(
+def act_and_mul(
     program: Program,
     gates: Buffer,
     values: Buffer | None,
@@ -135,7 +135,7 @@ def gate(
     """
     program.scratch(gates.width * 4)
     program.add(
-        _gate,
+        _act_and_mul,
         gates=gates,
         values=values,
         width=gates.width,
