@@ -18,7 +18,8 @@ from service.core.events import (
 from service.engines.limits import answer_limit, check_prompt, check_sampling
 from service.engines.text.answer_text import AnswerText
 from service.engines.text.codec import TextCodec
-from service.torch_host.sampling import Choice, Sampler
+from service.torch_host.sampling.choice import Choice
+from service.torch_host.sampling.sampler import Sampler
 
 MAX_PROMPT_SCORES: Final = 2**19
 """Most log-probabilities of prompt tokens that one request may ask for: some 100 MB of memory."""

@@ -1,4 +1,4 @@
-"""Sampling against plain formulas and transformers' own processors."""
+"""Sampling against plain formulas, vLLM's order and transformers' own processors."""
 
 import math
 
@@ -15,9 +15,12 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from service.core.chat import Sampling
-from service.torch_host import sampling as module
-from service.torch_host.sampling import Sampler, choose, score
+from service.core.sampling import Sampling
+from service.torch_host.sampling import draw
+from service.torch_host.sampling.choice import choose, score
+from service.torch_host.sampling.largest import largest
+from service.torch_host.sampling.sampler import Sampler
+from service.torch_host.sampling.token_counts import TokenCounts
 
 VOCABULARY = 1300  # more than the candidates that are looked at first
 DRAWS = 4000
@@ -63,9 +66,9 @@ FILTERS = {
         {"temperature": 1.7, "top_k": 50, "top_p": 0.9, "min_p": 0.02},
         [
             TemperatureLogitsWarper(1.7),
+            MinPLogitsWarper(0.02),
             TopKLogitsWarper(50),
             TopPLogitsWarper(0.9),
-            MinPLogitsWarper(0.02),
         ],
     ),
     "flat top_p": ({"temperature": 8.0, "top_p": 0.95}, [
@@ -75,23 +78,78 @@ FILTERS = {
 }  # fmt: skip
 
 
+def shares(row, draws=4000, **options):
+    """The share of evenly spaced random numbers over which each token is drawn."""
+    each = sampler(seed=0, vocabulary=row.shape[-1], **options)
+    grid = [(i + 0.5) / draws for i in range(draws)]
+    drawn = torch.zeros(row.shape[-1])
+    for start in range(0, draws, 1000):
+        numbers = iter(grid[start : start + 1000])
+        each.draw = lambda numbers=numbers: next(numbers)
+        tokens = chosen(row, *[each] * min(1000, draws - start))
+        drawn += torch.bincount(torch.tensor(tokens), minlength=row.shape[-1])
+    return drawn / draws
+
+
 @pytest.mark.parametrize("name", FILTERS)
-def test_filters_keep_what_transformers_keeps(name):
-    """Each token is drawn over its own share of the random numbers, as transformers gives it."""
+def test_filters_keep_what_those_of_transformers_keep(name):
+    """Each token is drawn over its own share of the random numbers, by the same filters."""
     options, processors = FILTERS[name]
     row = logits(seed=3)
     expected = transformers_distribution(row, processors)
-    each = sampler(seed=0, **options)
-    grid = [(i + 0.5) / 4000 for i in range(4000)]
-    drawn = torch.zeros(VOCABULARY)
-    for start in range(0, len(grid), 1000):
-        draws = iter(grid[start : start + 1000])
-        each.draw = lambda draws=draws: next(draws)
-        samplers = [each] * 1000
-        drawn += torch.bincount(torch.tensor(chosen(row, *samplers)), minlength=VOCABULARY)
+    found = shares(row, **options)
 
-    assert drawn[expected == 0].sum() == 0
-    assert (drawn / len(grid) - expected).abs().max() < 2 / len(grid) + 1e-5
+    assert found[expected == 0].sum() == 0
+    assert (found - expected).abs().max() < 2 / 4000 + 1e-5
+
+
+def vllm_distribution(row, *, temperature=1.0, top_k=None, top_p=1.0, min_p=0.0):
+    """Probabilities in vLLM's order, from its description: temperature, min-p, top-k, top-p.
+
+    min-p removes tokens whose probability is below its share of the largest. top-k keeps the k
+    largest. top-p removes the least likely tokens whose probabilities, of what is left by then, sum
+    to no more than 1 - p, and never the likeliest.
+    """
+    probabilities = (row.double() / temperature).softmax(-1)[0]
+    probabilities[probabilities < min_p * probabilities.max()] = 0
+    order = probabilities.argsort(descending=True)
+    if top_k is not None:
+        probabilities[order[top_k:]] = 0
+    probabilities /= probabilities.sum()
+    ascending = order.flip(0)
+    removed = probabilities[ascending].cumsum(0) <= 1 - top_p
+    removed[-1] = False
+    probabilities[ascending[removed]] = 0
+    return probabilities / probabilities.sum()
+
+
+def test_min_p_comes_before_top_p():
+    """Top-p is a share of what min-p left: of 0.4, 0.3, 0.2, 0.1, its three make 0.44, 0.33, 0.22.
+
+    Regression: min-p came last, and of these the third token was kept too.
+    """
+    row = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
+    found = shares(row, draws=1000, min_p=0.45, top_p=0.75)
+
+    assert found.tolist() == pytest.approx([4 / 7, 3 / 7, 0, 0], abs=2e-3)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    temperature=st.sampled_from([0.5, 1.0, 1.7]),
+    top_k=st.none() | st.integers(1, 300),
+    top_p=st.floats(0.1, 1.0),
+    min_p=st.sampled_from([0.0, 0.001, 0.02, 0.2, 0.7]),
+    seed=st.integers(0, 50),
+)
+def test_filters_apply_in_the_order_of_vllm(temperature, top_k, top_p, min_p, seed):
+    """Any of them together, in a vocabulary larger than the candidates that are looked at first."""
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    row = logits(seed=seed, vocabulary=200)
+    expected = vllm_distribution(row, **options)
+    found = shares(row, draws=2000, **options).double()
+
+    assert (found - expected).abs().max() < 2 / 2000 + 1e-5
 
 
 def test_frequencies_follow_the_softmax():
@@ -109,7 +167,7 @@ def test_the_largest_of_a_row_are_those_of_topk(rows, vocabulary, share, seed):
     """Any rows and counts, also where the vocabulary is no multiple of what shares a maximum."""
     values = logits(rows=rows, seed=seed, vocabulary=vocabulary)
     count = round(share**3 * vocabulary)
-    found, expected = module._largest(values, count), values.topk(count)
+    found, expected = largest(values, count), values.topk(count)
 
     assert torch.equal(found[0], expected.values)
     assert torch.equal(found[1], expected.indices)
@@ -133,7 +191,7 @@ def test_a_draw_from_the_whole_vocabulary_has_its_share(vocabulary):
 
 def test_a_token_is_counted_however_many_there_are():
     """Counts grow with the tokens that came, and prompts count each of theirs once."""
-    counts = module.TokenCounts([7, 7, 3])
+    counts = TokenCounts([7, 7, 3])
     for token in [3, *range(100), 99]:
         counts.add(token)
     found = dict(zip(counts.ids.tolist(), counts.counts.tolist(), strict=True))
@@ -208,7 +266,7 @@ def test_a_model_loading_meanwhile_changes_no_token():
                 each.observe(5)
             row = torch.linspace(-1, 1, VOCABULARY, dtype=torch.float32)
             each.adjust(row)
-            found.append([row, module._probabilities(row[None], [each])])
+            found.append([row, draw._probabilities(row[None], [each])])
         finally:
             torch.set_default_dtype(torch.float32)
 
@@ -322,7 +380,7 @@ def test_candidates_are_enough_or_everything_is_looked_at():
     options = [{"top_p": 0.9}, {"min_p": 0.5}, {"top_k": 300, "top_p": 0.9}]
     quick = [chosen(row, sampler(seed=s, **each))[0] for s in seeds for each in options]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CANDIDATES", ())
+        patch.setattr(draw, "CANDIDATES", ())
         whole = [chosen(row, sampler(seed=s, **each))[0] for s in seeds for each in options]
 
     assert quick == whole

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import tiny_text
 from tokenizers import Tokenizer, decoders, models
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from service.core.chat import ChatPrompt, Message, TextPrompt, TokenPrompt
@@ -67,6 +68,39 @@ def test_plain_text_is_tokenized_as_by_transformers(codec, reference, add):
     assert codec.encode(TextPrompt(text), add_special_tokens=add) == reference.encode(
         text, add_special_tokens=add
     )
+
+
+PROCESSORS = {
+    "begins": TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)]),
+    "ends": TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)]),
+    "neither": TemplateProcessing(single="$A", special_tokens=[]),
+}
+
+
+@pytest.mark.parametrize("name", ["PreTrainedTokenizerFast", "LlamaTokenizerFast"])
+@pytest.mark.parametrize("processor", PROCESSORS)
+@pytest.mark.parametrize("begin", [None, True, False])
+@pytest.mark.parametrize("end", [None, True])
+def test_what_every_text_begins_and_ends_with_is_as_in_transformers(
+    folder, name, processor, begin, end
+):
+    """The post-processor of `tokenizer.json` says it, whatever `tokenizer_config.json` adds.
+
+    transformers ignores `add_bos_token` and `add_eos_token` where there is a `tokenizer.json`.
+    """
+    path = folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.post_processor = PROCESSORS[processor]
+    tokenizer.save(str(path))
+    config = folder / "tokenizer_config.json"
+    flags = {"add_bos_token": begin, "add_eos_token": end}
+    changes = {key: value for key, value in flags.items() if value is not None}
+    settings = json.loads(config.read_text()) | {"tokenizer_class": name} | changes
+    config.write_text(json.dumps(settings))
+
+    found = TextCodec.open(folder, "model").encode(TextPrompt("hello the end"))
+
+    assert found == AutoTokenizer.from_pretrained(folder).encode("hello the end")
 
 
 def test_a_special_token_in_a_message_is_only_text(codec):

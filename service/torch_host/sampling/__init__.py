@@ -1,0 +1,1 @@
+"""From logits to tokens: penalties, filters, random draws and log-probabilities."""
