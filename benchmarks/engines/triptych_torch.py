@@ -17,7 +17,8 @@ class Triptych:
     def __init__(self, options: argparse.Namespace) -> None:
         import torch
 
-        from service.torch_host.weights import loading
+        from service.torch_host.weights.build import ENGINE_VERSION
+        from service.torch_host.weights.loading import load
 
         variants = {}
         if options.quantization:
@@ -32,7 +33,7 @@ class Triptych:
             chat_template="none",
             variants=variants,
         )
-        self._model = loading.load(
+        self._model = load(
             ResolvedModel(
                 spec=spec, variant=options.quantization, path=options.path, weights_sha256=None
             ),
@@ -41,7 +42,7 @@ class Triptych:
             kernels=options.kernels,
         )
         self._chunk_tokens = options.chunk_tokens or options.max_tokens
-        self.versions = {"engine": loading.ENGINE_VERSION}
+        self.versions = {"engine": ENGINE_VERSION}
         self.settings: dict[str, Any] = {
             "torch_threads": torch.get_num_threads(),
             "kernel_path": self._model.build.kernel_path,

@@ -80,7 +80,7 @@ async def _serve(socket: Path, heartbeat_s: float, last_step: int | None) -> int
     from service.torch_host.dispatcher import Dispatcher
     from service.torch_host.faults import log_fault
     from service.torch_host.loop import EngineLoop
-    from service.torch_host.weights.loading import ENGINE_VERSION, device_name
+    from service.torch_host.weights.build import ENGINE_VERSION, device_name
 
     running = asyncio.get_running_loop()
     ended: asyncio.Future[int] = running.create_future()

@@ -19,8 +19,10 @@ from service.core.errors import ModelNotReady
 from service.engines.torch.protocol.messages import LoadProgress
 from service.torch_host.compiled.model import CompiledModel
 from service.torch_host.weights import packed_file
-from service.torch_host.weights.loading import check, compiled, plain_network, reported
-from service.torch_host.weights.meta_network import skeleton, values_left
+from service.torch_host.weights.loading import compiled
+from service.torch_host.weights.meta_network import meta_network, values_left
+from service.torch_host.weights.network import load_network, report_progress
+from service.torch_host.weights.servable import check_servable
 
 #: Tokens that both models are asked about.
 _PROMPT: Final = tuple(range(3, 40))
@@ -33,9 +35,9 @@ def quantize(
 
     Raises ModelNotReady if the variant cannot be loaded.
     """
-    check(resolved)
-    with reported(resolved, progress):
-        network = plain_network(resolved)
+    check_servable(resolved)
+    with report_progress(resolved, progress):
+        network = load_network(resolved)
     progress(LoadProgress(model_id=resolved.id, stage="quantize"))
     made = compiled(network, resolved, slots=1, threads=torch.get_num_threads())
     values = values_left(network)
@@ -45,7 +47,7 @@ def quantize(
     del network, made, values
     progress(LoadProgress(model_id=resolved.id, stage="verify"))
     packed = packed_file.read(path, hash_file(path), lambda _done, _total: None)
-    network = skeleton(resolved.path, getattr(torch, resolved.dtype), packed.network)
+    network = meta_network(resolved.path, getattr(torch, resolved.dtype), packed.network)
     again = compiled(
         network,
         resolved,

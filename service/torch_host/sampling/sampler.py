@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from torch import Tensor
 
-from service.core.sampling import Sampling
+from service.core.chat.sampling import Sampling
 from service.torch_host.sampling.token_counts import TokenCounts
 
 GREEDY_BELOW: Final = 1e-5

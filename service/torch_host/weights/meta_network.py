@@ -1,4 +1,4 @@
-"""A network without memory for its matrices, for a program that has them from a file."""
+"""A network on the meta device, for a program whose matrices are read from a file."""
 
 from collections.abc import Mapping
 
@@ -7,15 +7,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 
 def values_left(network: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Parameters and buffers that still have values after a program took the matrices out."""
+    """Return the parameters and buffers that keep values once a program took the matrices out."""
     named = (*network.named_parameters(), *network.named_buffers())
     return {name: tensor.detach().contiguous() for name, tensor in named if tensor.numel()}
 
 
-def skeleton(path: str, dtype: torch.dtype, values: Mapping[str, torch.Tensor]) -> PreTrainedModel:
-    """The network of a folder's config, without memory for what has no values.
+def meta_network(
+    path: str, dtype: torch.dtype, values: Mapping[str, torch.Tensor]
+) -> PreTrainedModel:
+    """Build the network of a folder's config on the meta device, with these values in place.
 
-    Raises ValueError if a value belongs to nothing.
+    Raises ValueError for a value that the network has no place for.
     """
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):

@@ -15,7 +15,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from service.core.sampling import Sampling
+from service.core.chat.sampling import Sampling
 from service.torch_host.sampling import draw
 from service.torch_host.sampling.choice import choose, score
 from service.torch_host.sampling.largest import largest
