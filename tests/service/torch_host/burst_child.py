@@ -37,7 +37,7 @@ class Model:
     def __init__(self):
         self.held = {}
 
-    def take(self):
+    def take(self, **_lengths):
         slot = len(self.held)
         self.held[slot] = torch.ones(SLOT_BYTES, dtype=torch.uint8), torch.ones(100)
         return slot
@@ -45,6 +45,9 @@ class Model:
     def release(self, slot):
         # What stays of a slot keeps the heap from shrinking by itself.
         self.held[slot] = self.held[slot][1]
+
+    def must_restart(self, slot):
+        return False
 
     def prefill(self, slot, token_ids, *, every_logit=False):
         return torch.zeros(self.vocabulary_tokens)

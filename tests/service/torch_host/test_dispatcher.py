@@ -67,13 +67,18 @@ async def dispatching(told, fatal=None):
         await asyncio.to_thread(thread.join, 20)
 
 
+def of(told, kind):
+    """Those messages that are of a kind."""
+    return [message for message in told if isinstance(message, kind)]
+
+
 @pytest.fixture
 async def loaded(command):
     """A dispatcher with a loaded model, and what it has sent since."""
     told = []
     async with dispatching(told) as dispatcher:
         dispatcher.handle(command)
-        await until(lambda: any(isinstance(each, Loaded) for each in told))
+        await until(lambda: of(told, Loaded))
         told.clear()
         yield dispatcher, told
 
@@ -99,7 +104,7 @@ async def test_a_model_that_cannot_say_what_it_is_fails_its_load(command, monkey
     monkeypatch.setattr(loader, "load", lambda *_, **__: model)
     async with dispatching(told) as dispatcher:
         dispatcher.handle(command)
-        await until(lambda: any(isinstance(each, LoadFailed) for each in told))
+        await until(lambda: of(told, LoadFailed))
 
     assert LoadFailed("m", "m: AttributeError: no such tensor") in told
     assert model.closed
@@ -138,10 +143,9 @@ async def test_a_text_that_cannot_fit_is_refused_without_a_thread(loaded, monkey
     dispatcher, told = loaded
     monkeypatch.setattr(dispatcher, "_text", None)
     dispatcher.handle(generate("a", TextPrompt("hello " * 200_000)))
-    await until(lambda: told)
+    await until(lambda: of(told, RequestFailed))
 
-    assert isinstance(told[0], RequestFailed)
-    assert told[0].code == "context_length_exceeded"
+    assert of(told, RequestFailed)[0].code == "context_length_exceeded"
 
 
 def raising(*_arguments, **_options):
@@ -171,8 +175,8 @@ async def test_an_error_neither_logs_nor_tells_the_prompt(loaded, monkeypatch, c
         patch.setattr(owner, name, raising)
         prompt = ChatPrompt((Message(role="user", content=f"hello {SECRET}"),))
         dispatcher.handle(generate("request-7", prompt))
-        await until(lambda: any(isinstance(each, RequestFailed) for each in told))
-    failed = next(each for each in told if isinstance(each, RequestFailed))
+        await until(lambda: of(told, RequestFailed))
+    failed = of(told, RequestFailed)[0]
 
     assert SECRET not in caplog.text
     assert SECRET not in failed.message
@@ -181,7 +185,7 @@ async def test_an_error_neither_logs_nor_tells_the_prompt(loaded, monkeypatch, c
     assert f"in {raising.__name__}" in caplog.text
 
     dispatcher.handle(generate("next", TextPrompt("hello")))
-    await until(lambda: any(isinstance(each, Events) for each in told))
+    await until(lambda: of(told, Events))
 
 
 @pytest.mark.parametrize(
@@ -199,8 +203,7 @@ async def test_a_failed_call_neither_logs_nor_tells_its_text(
     caplog.set_level(0)
     monkeypatch.setattr(owner, name, raising)
     dispatcher.handle(call)
-    await until(lambda: told)
+    await until(lambda: of(told, CallFailed))
 
-    assert isinstance(told[0], CallFailed)
-    assert SECRET not in caplog.text + told[0].message
+    assert SECRET not in caplog.text + of(told, CallFailed)[0].message
     assert "model m" in caplog.text
