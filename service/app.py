@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,13 @@ from service import __version__
 from service.api.application import create_api
 from service.api.services import Services
 from service.core.errors import ConfigError, StoreUnavailable
-from service.core.ports import Engine, RecordStore
+from service.core.ports import Engine, HasProcesses, RecordStore
 from service.core.runtime import DeviceUse
 from service.core.sizes import human_bytes
 from service.engines import open_engine
-from service.engines.torch.client import TorchHost
+from service.engines.torch.host import TorchHost
+from service.engines.torch.options import TorchOptions
 from service.engines.vllm.command import VllmOptions
-from service.engines.vllm.engine import VllmEngine
 from service.serving.gate import Gate
 from service.serving.memory.device_memory import DeviceMemory
 from service.serving.memory.measured import MeasuredBytes
@@ -40,11 +40,11 @@ from service.storage import open_store
 from service.storage.folder_lock import FolderLock
 from service.storage.writer import RecordWriter
 from service.telemetry.available import available
-from service.telemetry.memory import ProcessMemory, ProcessProbe, children
+from service.telemetry.memory import MemoryProbes
 from service.telemetry.prometheus import PrometheusMetrics
 
-#: Of the memory that is free at the start, what models may hold: the rest is for the processes
-#: themselves, for what a load needs for a moment, and for others.
+#: Share of the memory free at startup that models may use; the rest is for the processes
+#: themselves, for the transient needs of a load, and for other programs.
 FREE_SHARE = 0.8
 
 log = logging.getLogger(__name__)
@@ -96,47 +96,17 @@ class Application:
 
 def create_application(settings: Settings) -> Application:
     """Build the service. Raises ConfigError naming file, key and fix."""
-    data_dir = Path(settings.data_dir)
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"data folder {data_dir}: {error.strerror}; use --data-dir") from error
+    data_dir = _data_dir(settings)
     lock = FolderLock(data_dir)
     store = open_store(f"sqlite:///{(data_dir / 'records.db').resolve()}")
     writer = RecordWriter(store)
-    torch_host = TorchHost(
-        data_dir,
-        slots=settings.slots,
-        prefill_chunk_tokens=settings.prefill_chunk_tokens,
-        max_itl_ms=settings.torch.max_itl_ms,
-        max_answer_tokens=settings.max_answer_tokens,
-        kernels=settings.torch.kernels,
-        threads=settings.torch.threads,
-        stall_s=settings.stall_s,
-    )
-
-    vllm = VllmOptions(
-        data_dir=data_dir,
-        slots=settings.slots,
-        max_answer_tokens=settings.max_answer_tokens,
-        **structs.asdict(settings.vllm),
-    )
-
-    def opener(model: ResolvedModel) -> Engine:
-        return open_engine(
-            model,
-            torch_host=torch_host,
-            vllm=vllm,
-            max_answer_tokens=settings.max_answer_tokens,
-        )
-
-    gate = Gate()
-    budget = _budget(settings)
+    torch_host = _torch_host(settings, data_dir)
+    gate, budget = Gate(), _budget(settings)
     device_memory = DeviceMemory(budget.budget_bytes, max_waiting=settings.max_waiting_for_memory)
     pool = Pool(
         _catalog(settings),
         data_dir / "models",
-        opener,
+        _opener(settings, data_dir, torch_host),
         gate,
         max_queued_requests=settings.max_queued_requests,
         memory=device_memory,
@@ -144,23 +114,11 @@ def create_application(settings: Settings) -> Application:
         probe=settings.probe,
         idle_ttl_s=settings.idle_ttl_s,
     )
-    processes = process_memory(torch_host, pool)
-
-    async def memory() -> MemoryReport:
-        # To count a process's shared pages goes through all of them.
-        found = await asyncio.to_thread(processes)
-        uses = [
-            ProcessUse(name=name, pid=one.pid, rss_bytes=one.rss_bytes, pss_bytes=one.pss_bytes)
-            for name, one in found.items()
-        ]
-        return memory_report(
-            device_memory, pool.snapshot().values(), uses, torch_host.device_use or budget.device
-        )
-
+    probes = MemoryProbes(lambda: processes((torch_host, *_engines(pool))))
     metrics = PrometheusMetrics(
         models=lambda: pool.snapshot().values(),
         writer=writer.stats,
-        processes=processes,
+        processes=probes.read,
         memory=lambda: (device_memory.budget_bytes, device_memory.used_bytes),
     )
     recorder = Recorder(writer, [metrics], store_content=settings.store_content == "full")
@@ -175,7 +133,7 @@ def create_application(settings: Settings) -> Application:
         sink=writer,
         metrics_page=metrics.page,
         runtime=lambda: torch_host.runtime,
-        memory=memory,
+        memory=_memory_reporter(device_memory, pool, probes, torch_host, budget),
         version=__version__,
     )
     return Application(
@@ -190,13 +148,72 @@ def create_application(settings: Settings) -> Application:
     )
 
 
+def _data_dir(settings: Settings) -> Path:
+    """The data folder, created if missing. Raises ConfigError."""
+    data_dir = Path(settings.data_dir)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"data folder {data_dir}: {error.strerror}; use --data-dir") from error
+    return data_dir
+
+
+def _catalog(settings: Settings) -> Catalog:
+    try:
+        return load_catalog([Path(folder) for folder in settings.models])
+    except RegistryError as error:
+        raise ConfigError(str(error)) from error
+
+
+# Engines
+
+
+def _torch_host(settings: Settings, data_dir: Path) -> TorchHost:
+    return TorchHost(
+        TorchOptions(
+            data_dir=data_dir,
+            slots=settings.slots,
+            prefill_chunk_tokens=settings.prefill_chunk_tokens,
+            max_answer_tokens=settings.max_answer_tokens,
+            stall_s=settings.stall_s,
+            **structs.asdict(settings.torch),
+        )
+    )
+
+
+def _opener(
+    settings: Settings, data_dir: Path, torch_host: TorchHost
+) -> Callable[[ResolvedModel], Engine]:
+    """Creates the engine of a model."""
+    vllm = VllmOptions(
+        data_dir=data_dir,
+        slots=settings.slots,
+        max_answer_tokens=settings.max_answer_tokens,
+        stall_s=settings.stall_s,
+        **structs.asdict(settings.vllm),
+    )
+
+    def opener(model: ResolvedModel) -> Engine:
+        return open_engine(
+            model,
+            torch_host=torch_host,
+            vllm=vllm,
+            max_answer_tokens=settings.max_answer_tokens,
+        )
+
+    return opener
+
+
+# Memory
+
+
 class _Budget(NamedTuple):
     device: DeviceUse
     budget_bytes: int
 
 
 def _budget(settings: Settings) -> _Budget:
-    """Where models are held and how much they may hold: as set, or a share of what is free."""
+    """The device that holds models, and its memory budget: as set, or a share of what is free."""
     found = available()
     wanted = settings.memory_budget_bytes
     budget = _Budget(DeviceUse(name=found.device), wanted or int(found.free_bytes * FREE_SHARE))
@@ -210,32 +227,37 @@ def _budget(settings: Settings) -> _Budget:
     return budget
 
 
-def process_memory(torch_host: TorchHost, pool: Pool) -> Callable[[], dict[str, ProcessMemory]]:
-    """Reads the memory of this process, the engine host and each vLLM, in their present lives."""
-    probes: dict[int | None, ProcessProbe] = {}
-
-    def read() -> dict[str, ProcessMemory]:
-        pids: dict[str, int | None] = {
-            "service": os.getpid(),
-            "torch-host": torch_host.status.pid,
-        }
-        for hosted in pool.models.values():
-            if isinstance(hosted.engine, VllmEngine) and hosted.engine.pid is not None:
-                family = (hosted.engine.pid, *children(hosted.engine.pid))
-                pids |= {f"vllm {hosted.id} {number}": pid for number, pid in enumerate(family)}
-        for pid in probes.keys() - set(pids.values()):
-            del probes[pid]
-        return {
-            name: probes.setdefault(pid, ProcessProbe(pid)).read()
-            for name, pid in pids.items()
-            if pid is not None
-        }
-
-    return read
+def _engines(pool: Pool) -> list[Engine]:
+    engines = (hosted.engine for hosted in list(pool.models.values()))
+    return [engine for engine in engines if engine is not None]
 
 
-def _catalog(settings: Settings) -> Catalog:
-    try:
-        return load_catalog([Path(folder) for folder in settings.models])
-    except RegistryError as error:
-        raise ConfigError(str(error)) from error
+def processes(owners: Iterable[object]) -> Mapping[str, int]:
+    """Process ids by name: this process, and those of all owners that have any."""
+    found = {"service": os.getpid()}
+    for owner in owners:
+        if isinstance(owner, HasProcesses):
+            found |= owner.processes()
+    return found
+
+
+def _memory_reporter(
+    device_memory: DeviceMemory,
+    pool: Pool,
+    probes: MemoryProbes,
+    torch_host: TorchHost,
+    budget: _Budget,
+) -> Callable[[], Awaitable[MemoryReport]]:
+    """Reports who holds how much memory."""
+
+    async def report() -> MemoryReport:
+        found = await asyncio.to_thread(probes.read)  # it walks all pages of each process
+        uses = [
+            ProcessUse(name=name, pid=one.pid, rss_bytes=one.rss_bytes, pss_bytes=one.pss_bytes)
+            for name, one in found.items()
+        ]
+        return memory_report(
+            device_memory, pool.snapshot().values(), uses, torch_host.device_use or budget.device
+        )
+
+    return report

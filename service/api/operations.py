@@ -124,11 +124,11 @@ async def _recording(sink: RecordSink) -> bool:
 
 def decode_health(pool: Pool) -> DecodeHealth:
     """From what the engines of loaded models know."""
-    looked = ((name, hosted.pulse()) for name, hosted in pool.models.items())
-    pulses = {name: pulse for name, pulse in looked if pulse is not None}
-    running = sum(pulse.running for pulse in pulses.values())
-    silences_s = [pulse.silent_s for pulse in pulses.values() if pulse.silent_s is not None]
-    stalled = [name for name, pulse in pulses.items() if pulse.stalled]
+    looked = ((name, hosted.liveness()) for name, hosted in pool.models.items())
+    found = {name: liveness for name, liveness in looked if liveness is not None}
+    running = sum(each.running for each in found.values())
+    silences_s = [each.silent_s for each in found.values() if each.silent_s is not None]
+    stalled = [name for name, each in found.items() if each.stalled]
     working: Literal["ok", "idle"] = "ok" if running else "idle"
     return DecodeHealth(
         status="stalled" if stalled else working,

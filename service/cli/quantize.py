@@ -29,7 +29,8 @@ from model_registry.spec import ModelSpec, ResolvedModel
 from service.cli.models.location import CatalogPlace, catalog_options
 from service.core.errors import ConfigError
 from service.core.sizes import human_bytes
-from service.engines.torch.process import default_threads, environment
+from service.engines.threads import default_threads
+from service.engines.torch.environment import environment
 from service.engines.torch.protocol.messages import LoadProgress
 
 _DOING = {"weights": "read weights", "quantize": "round and pack", "verify": "load and compare"}

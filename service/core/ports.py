@@ -1,6 +1,6 @@
 """Protocols between the rooms, each with a shipped in-memory implementation."""
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
@@ -74,20 +74,20 @@ class LoadReporting(Protocol):
         """Current progress; None before the first report and after the last."""
 
 
-class ModelNeed(Struct, frozen=True, kw_only=True):
-    """What a model will hold at rest, predicted before it is loaded."""
+class MemoryEstimate(Struct, frozen=True, kw_only=True):
+    """Memory of a model at rest, predicted before it is loaded."""
 
     held_bytes: int
     setup: str
-    """What this depends on beside the weights: bytes once measured hold for the same setup only."""
+    """The settings that it depends on: measured bytes hold for the same setup only."""
 
 
 @runtime_checkable
 class Budgeted(Protocol):
     """An engine whose model counts against this device's memory budget."""
 
-    def need(self) -> ModelNeed:
-        """What the model will hold; may read its config from disk. Raises ModelNotReady."""
+    def memory_estimate(self) -> MemoryEstimate:
+        """Predicted memory; may read the model's config from disk. Raises ModelNotReady."""
 
     def state_bytes(self, request: ChatRequest, *, prompt_tokens: int | None = None) -> int:
         """Most that one request adds, its prompt's length estimated unless given. Reads nothing."""
@@ -98,14 +98,14 @@ class Supervised(Protocol):
     """An engine whose process can die and come back while the model stays open."""
 
     def trouble(self) -> str | None:
-        """Why it cannot answer now, in words safe to show; None if it can."""
+        """Why it cannot answer now, as text that clients may see; None if it can."""
 
 
-class Pulse(Struct, frozen=True, kw_only=True):
-    """Whether an engine makes steps while requests of one model run."""
+class Liveness(Struct, frozen=True, kw_only=True):
+    """Progress of an engine on the requests of one model."""
 
     running: int
-    """How many wait or run."""
+    """Requests that wait or run."""
     silent_s: float | None
     """Seconds since its last step; None while nothing runs."""
     stalled: bool
@@ -113,11 +113,19 @@ class Pulse(Struct, frozen=True, kw_only=True):
 
 
 @runtime_checkable
-class Pulsing(Protocol):
-    """An engine that knows whether it makes steps."""
+class HasLiveness(Protocol):
+    """An engine that knows whether it makes progress."""
 
-    def pulse(self) -> Pulse:
-        """Whether it does now, from memory."""
+    def liveness(self) -> Liveness:
+        """Its progress now, from memory."""
+
+
+@runtime_checkable
+class HasProcesses(Protocol):
+    """An engine with child processes."""
+
+    def processes(self) -> Mapping[str, int]:
+        """Process ids by name; empty while none lives. Blocking: it may read `/proc`."""
 
 
 class RecordFilter(Struct, frozen=True, kw_only=True):

@@ -1,52 +1,54 @@
-"""What the models of this machine run on, as frozen values: routes read these."""
+"""The runtime of the models on this machine, as frozen values."""
 
 from typing import Literal
 
 from msgspec import Struct
 
-HostState = Literal["stopped", "starting", "running", "restarting", "closed"]
+ProcessState = Literal["stopped", "starting", "running", "restarting", "failed", "closed"]
+"""State of a supervised process; `failed`: it did not come up several times in a row."""
 
 
 class ModelRuntime(Struct, frozen=True, kw_only=True):
-    """One loaded model, as the engine runs it."""
+    """How the engine runs one loaded model."""
 
     id: str
     kernel_path: str
-    """Which kernels compute, e.g. `compiled-avx512-bf16` or `transformers-eager`."""
+    """The kernels in use, e.g. `compiled-avx512-bf16`, or `transformers-eager` where a model runs
+    without compiled kernels."""
     dtype: str
     quantization: str | None
     slots: int
     prefill_chunk_tokens: int
     max_itl_ms: float
     decode_step_ns: int | None
-    """Mean duration of its latest decode steps; None before the first was reported."""
+    """Mean duration of its latest decode steps; None before the first report."""
     decode_step_requests: float | None
-    """Mean number of requests in these."""
+    """Mean batch size of these steps."""
     prefill_token_ns: int | None
-    """Mean time for each token of the latest pieces of prompts."""
+    """Mean time per prompt token in its latest prefill chunks."""
 
 
 class Runtime(Struct, frozen=True, kw_only=True):
-    """The process that computes and how it was set up; what only it knows is None until it runs."""
+    """The torch host and its configuration; what only the process knows is None until it runs."""
 
-    state: HostState
-    """The process starts with the first model that is loaded."""
+    state: ProcessState
+    """The process starts with the first model load."""
     pid: int | None
     restarts: int
     engine_version: str | None
     device: str | None
     threads: int
     wait_policy: str | None
-    """`OMP_WAIT_POLICY`, where it is set."""
+    """`OMP_WAIT_POLICY`; None if unset."""
     spin_count: int | None
-    """`GOMP_SPINCOUNT`, where it is set to a number."""
+    """`GOMP_SPINCOUNT`; None if unset or not a number."""
     cpu_features: tuple[str, ...]
-    """Of the instruction sets that kernels are made for, those that the processor has."""
+    """Instruction sets of the processor that the kernels distinguish."""
     models: tuple[ModelRuntime, ...]
 
 
 class DeviceUse(Struct, frozen=True, kw_only=True):
-    """Where models are held; what its allocator reports, None where there is none that does."""
+    """The device that holds the models, and what its allocator reports; None where none does."""
 
     name: str
     allocated_bytes: int | None = None

@@ -1,4 +1,4 @@
-"""Engines: what answers requests. `open_engine` is the one place that knows which there are."""
+"""Engines: clients of what computes. `open_engine` is the one place that knows the kinds."""
 
 from typing import TYPE_CHECKING
 
@@ -6,7 +6,7 @@ from model_registry.spec import ResolvedModel
 from service.core.ports import Engine
 
 if TYPE_CHECKING:
-    from service.engines.torch.client import TorchHost
+    from service.engines.torch.host import TorchHost
     from service.engines.vllm.command import VllmOptions
 
 
@@ -17,12 +17,12 @@ def open_engine(
     vllm: "VllmOptions",
     max_answer_tokens: int | None = None,
 ) -> Engine:
-    """An engine of the kind that the model names, not yet started.
+    """Create the engine that a model names; it is not started.
 
     Args:
         model: The model and its files.
-        torch_host: The process that all models of kind `torch` share.
-        vllm: How vLLM is run for models of kind `vllm`.
+        torch_host: The process shared by all models on torch.
+        vllm: The options of models on vLLM.
         max_answer_tokens: Longest answer to a request that names no `max_tokens`.
     """
     match model.engine:

@@ -1,7 +1,7 @@
-"""An engine without a model: it repeats the last message, at the pace and with faults as asked.
+"""EchoEngine: an engine without a model that repeats the last message.
 
-It keeps the contract of every engine, so it stands in for one in tests, and the cost of everything
-around an engine can be measured with it.
+Its pace and its faults are configurable. It keeps the contract of every engine, so it stands in for
+one in tests and in measurements of everything around an engine.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ from service.core.events import (
     TokenAlternative,
     TokenLogprob,
 )
-from service.core.ports import ModelNeed, TokenizerInfo
+from service.core.ports import MemoryEstimate, TokenizerInfo
 from service.engines.limits import answer_limit, check_prompt, check_sampling, check_tokens
 from service.engines.text.answer_text import AnswerText
 
 PIECE_BYTES: Final = 5
-"""Longest piece of a word that one token spells."""
+"""Bytes of a word that one token spells at most."""
 
 EOS: Final = 0
 VOCABULARY_TOKENS: Final = 2 << (8 * PIECE_BYTES)
@@ -43,24 +43,24 @@ _WORD: Final = re.compile(rb"\s*\S+|\s+")
 
 
 class EchoBehaviour(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How it behaves: the `[architecture]` table of an echo model's catalogue file."""
+    """Pace and faults: the `[architecture]` table of an echo model's catalogue file."""
 
     ttft_ms: Annotated[float, Meta(ge=0)] = 0.0
     """Pause before the first token."""
     itl_ms: Annotated[float, Meta(ge=0)] = 0.0
     """Pause between tokens."""
     load_ms: Annotated[float, Meta(ge=0)] = 0.0
-    """How long `start` takes."""
+    """Duration of `start`."""
     load_error: str | None = None
-    """`start` fails with this message."""
+    """Message that `start` fails with."""
     fail_after_tokens: Annotated[int, Meta(ge=0)] | None = None
-    """Every answer fails after this many tokens."""
+    """Tokens after which every answer fails."""
     slots: Annotated[int, Meta(ge=1)] = 1024
-    """Requests that are answered at once; others wait."""
+    """Requests that run at once; others wait."""
     weights_bytes: Annotated[int, Meta(ge=0)] = 0
-    """Bytes that it says it holds."""
+    """Bytes that it claims to hold."""
     token_bytes: Annotated[int, Meta(ge=0)] = 0
-    """Bytes of state that it says each token of a running request adds."""
+    """Bytes of state that it claims for each token of a running request."""
 
 
 class EchoEngine:
@@ -77,7 +77,7 @@ class EchoEngine:
         *,
         max_answer_tokens: int | None = None,
     ) -> None:
-        """Take the behaviour given, else the model's own. Raises ModelNotReady if it is invalid."""
+        """Use *behaviour*, or else the model's own. Raises ModelNotReady if that is invalid."""
         self.model = model
         self.behaviour = behaviour or _behaviour(model)
         self._max_answer_tokens = max_answer_tokens
@@ -99,7 +99,7 @@ class EchoEngine:
         return f"<EchoEngine {self.model.id}: {self._running} running>"
 
     async def start(self) -> None:
-        """Pretend to load. Raises ModelNotReady if it is told to."""
+        """Wait for `load_ms`. Raises ModelNotReady if `load_error` is set."""
         await asyncio.sleep(self.behaviour.load_ms / 1e3)
         if self.behaviour.load_error is not None:
             raise ModelNotReady(self.behaviour.load_error)
@@ -132,12 +132,12 @@ class EchoEngine:
             pause_ms = self.behaviour.itl_ms
         yield answer.finished(self._build, co_scheduled=others)
 
-    def need(self) -> ModelNeed:
-        """What it says it holds."""
-        return ModelNeed(held_bytes=self.behaviour.weights_bytes, setup="echo")
+    def memory_estimate(self) -> MemoryEstimate:
+        """`weights_bytes`."""
+        return MemoryEstimate(held_bytes=self.behaviour.weights_bytes, setup="echo")
 
     def state_bytes(self, request: ChatRequest, *, prompt_tokens: int | None = None) -> int:
-        """What it says one request adds."""
+        """`token_bytes` for each token of the prompt and of the longest answer."""
         if not self.behaviour.token_bytes:
             return 0
         known = len(_encode(request.prompt)) if prompt_tokens is None else prompt_tokens
@@ -147,7 +147,7 @@ class EchoEngine:
         return self.behaviour.token_bytes * (known + min(left, left if answer is None else answer))
 
     def memory(self) -> ModelMemory:
-        """What it says it holds, and its slots."""
+        """`weights_bytes`, and the slots."""
         return ModelMemory(
             weights_bytes=self.behaviour.weights_bytes,
             slots_bytes=0,
@@ -167,7 +167,7 @@ class EchoEngine:
         return b"".join(map(piece, token_ids)).decode("utf-8", "replace")
 
     async def tokenizer_info(self) -> TokenizerInfo:
-        """It has neither special tokens nor a template."""
+        """All None: it has neither special tokens nor a template."""
         return TokenizerInfo(bos_token=None, eos_token=None, pad_token=None, chat_template=None)
 
     async def aclose(self) -> None:
@@ -175,7 +175,7 @@ class EchoEngine:
 
 
 class _Answer:
-    """One answer as it grows."""
+    """One answer, token by token."""
 
     def __init__(
         self, request: ChatRequest, *, context_tokens: int, max_answer_tokens: int | None
@@ -262,7 +262,7 @@ class _Answer:
 
 
 def encode(text: str) -> list[int]:
-    """Words with the space before them, long ones in pieces; a token's number spells its bytes."""
+    """Token ids: words with the space before them, cut into PIECE_BYTES; an id spells its bytes."""
     return [
         int.from_bytes(b"\x01" + word[start : start + PIECE_BYTES])
         for word in _WORD.findall(text.encode())
@@ -271,7 +271,7 @@ def encode(text: str) -> list[int]:
 
 
 def piece(token_id: int) -> bytes:
-    """The bytes that a token spells: none for the end of sequence."""
+    """Bytes that a token spells; empty for the end of sequence."""
     spelled = token_id.to_bytes(PIECE_BYTES + 1).lstrip(b"\x00")
     return spelled[1:] if spelled[:1] == b"\x01" else b""
 

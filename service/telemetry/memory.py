@@ -1,88 +1,39 @@
-"""Memory of processes, as counted by the kernel."""
+"""Memory of the service's processes, read at a bounded rate."""
 
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from typing import Final
 
-import psutil
-from msgspec import Struct
+from service.core.process_memory import ProcessMemory, process_memory
 
-_REST_NS = 500_000_000
-
-
-class ProcessMemory(Struct, frozen=True, kw_only=True):
-    """Memory of one process; None where unknown."""
-
-    pid: int | None = None
-    rss_bytes: int | None
-    """Resident pages, shared ones counted whole (`/proc/PID/statm`)."""
-    pss_bytes: int | None
-    """Resident pages, shared ones counted by share (`/proc/PID/smaps_rollup`)."""
-    peak_rss_bytes: int | None
-    """Peak resident size (`VmHWM` of `/proc/PID/status`)."""
+REST_NS: Final = 500_000_000
+"""Shortest time between two readings of one process, whose pages each reading walks."""
 
 
-class ProcessProbe:
-    """Reads a process's memory, at most twice a second: `smaps_rollup` walks all its pages."""
+class MemoryProbes:
+    """Reads the memory of processes by name, each at most twice a second."""
 
     def __init__(
-        self, pid: int | None = None, *, clock_ns: Callable[[], int] = time.monotonic_ns
+        self,
+        processes: Callable[[], Mapping[str, int]],
+        *,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """Watch the process *pid*; None watches this one."""
-        self._pid = pid
+        """Read nothing yet; *processes* gives process ids by name, as they are now."""
+        self._processes = processes
         self._clock_ns = clock_ns
-        self._read_ns: int | None = None
-        self._latest = _gone(pid)
+        self._latest: dict[int, tuple[int, ProcessMemory]] = {}
 
-    def read(self) -> ProcessMemory:
-        """The latest reading; all None once the process is gone."""
+    def read(self) -> dict[str, ProcessMemory]:
+        """The latest readings by name; blocking."""
+        processes = self._processes()
+        pids = set(processes.values())
+        self._latest = {pid: latest for pid, latest in self._latest.items() if pid in pids}
+        return {name: self._read(pid) for name, pid in processes.items()}
+
+    def _read(self, pid: int) -> ProcessMemory:
         now_ns = self._clock_ns()
-        if self._read_ns is None or now_ns - self._read_ns >= _REST_NS:
-            self._read_ns = now_ns
-            self._latest = _read(self._pid)
-        return self._latest
-
-
-def children(pid: int) -> tuple[int, ...]:
-    """Descendants of a process; empty once it is gone."""
-    try:
-        return tuple(child.pid for child in psutil.Process(pid).children(recursive=True))
-    except psutil.NoSuchProcess:
-        return ()
-
-
-def _read(pid: int | None) -> ProcessMemory:
-    try:
-        process = psutil.Process(pid)
-        full = process.memory_full_info()
-    except psutil.NoSuchProcess:
-        return _gone(pid)
-    except psutil.AccessDenied:
-        # Another user's process: statm is readable where smaps is not.
-        return ProcessMemory(
-            pid=process.pid,
-            rss_bytes=process.memory_info().rss,
-            pss_bytes=None,
-            peak_rss_bytes=_peak(process.pid),
-        )
-    return ProcessMemory(
-        pid=process.pid,
-        rss_bytes=full.rss,
-        pss_bytes=getattr(full, "pss", None),
-        peak_rss_bytes=_peak(process.pid),
-    )
-
-
-def _gone(pid: int | None) -> ProcessMemory:
-    return ProcessMemory(pid=pid, rss_bytes=None, pss_bytes=None, peak_rss_bytes=None)
-
-
-def _peak(pid: int) -> int | None:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
-    for line in lines.splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return None
+        latest = self._latest.get(pid)
+        if latest is None or now_ns - latest[0] >= REST_NS:
+            latest = self._latest[pid] = now_ns, process_memory(pid)
+        return latest[1]

@@ -20,8 +20,8 @@ from prometheus_client.registry import Collector
 from service.core.metrics import RequestMetrics
 from service.core.model_status import LoadState, ModelStatus
 from service.core.ports import WriterStats
+from service.core.process_memory import ProcessMemory
 from service.core.record import RequestRecord
-from service.telemetry.memory import ProcessMemory
 
 _MAX_AGE_NS = 1_000_000_000
 #: From a fast model on a GPU to a slow one on two cores; in seconds.

@@ -74,9 +74,9 @@ async def _serve(socket: Path, heartbeat_s: float, last_step: int | None) -> int
     import torch
     from msgspec import msgpack
 
-    from service.engines.torch.protocol.frames import FrameProtocol
+    from service.engines.torch.protocol.frames import FrameProtocol, host_frames
     from service.engines.torch.protocol.last_step import LastStep
-    from service.engines.torch.protocol.messages import FromHost, Hello, ToHost, frame
+    from service.engines.torch.protocol.messages import FromHost, Hello, ToHost
     from service.torch_host.dispatcher import Dispatcher
     from service.torch_host.faults import log_fault
     from service.torch_host.loop import EngineLoop
@@ -90,7 +90,8 @@ async def _serve(socket: Path, heartbeat_s: float, last_step: int | None) -> int
             ended.set_result(status)
 
     def send(message: FromHost) -> None:
-        running.call_soon_threadsafe(protocol.send_frame, frame(message))
+        for encoded in host_frames(message):
+            running.call_soon_threadsafe(protocol.send_frame, encoded)
 
     def run_engine() -> None:
         try:

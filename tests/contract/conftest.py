@@ -21,7 +21,8 @@ from service.core.chat import ChatPrompt, ChatRequest, Message, Prompt, Sampling
 from service.core.events import Delta, EngineEvent, Finished, Started
 from service.core.ports import Engine
 from service.engines import open_engine
-from service.engines.torch.client import TorchHost
+from service.engines.torch.host import TorchHost
+from service.engines.torch.options import TorchOptions
 from service.engines.vllm.command import VllmOptions
 
 CONTEXT_TOKENS = 256
@@ -210,7 +211,9 @@ def run() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
 @pytest.fixture(scope="session")
 def torch_host(tmp_path_factory, run) -> Iterator[TorchHost]:
     """One host for all models of the suite; it starts with the first."""
-    host = TorchHost(tmp_path_factory.mktemp("host"), slots=8, prefill_chunk_tokens=16)
+    host = TorchHost(
+        TorchOptions(data_dir=tmp_path_factory.mktemp("host"), slots=8, prefill_chunk_tokens=16)
+    )
     yield host
     run(host.aclose())
 

@@ -20,7 +20,7 @@ from service.core.events import (
     TokenAlternative,
     TokenLogprob,
 )
-from service.core.ports import ModelNeed
+from service.core.ports import MemoryEstimate
 from service.core.record import RequestRecord
 from service.serving.gate import Gate
 from service.serving.memory.device_memory import DeviceMemory
@@ -120,9 +120,9 @@ class SizedEngine(ScriptedEngine):
     held_bytes = 0
     predicted_bytes: int | None = None
 
-    def need(self) -> ModelNeed:
+    def memory_estimate(self) -> MemoryEstimate:
         predicted = self.held_bytes if self.predicted_bytes is None else self.predicted_bytes
-        return ModelNeed(held_bytes=predicted, setup="scripted")
+        return MemoryEstimate(held_bytes=predicted, setup="scripted")
 
     def state_bytes(self, request: ChatRequest, *, prompt_tokens: int | None = None) -> int:
         return request.sampling.max_tokens or 0

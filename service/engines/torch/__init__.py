@@ -1,1 +1,1 @@
-"""The torch engine, which lives in its own host process."""
+"""The torch engine: client and supervision of the process that computes all local models."""

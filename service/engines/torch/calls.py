@@ -1,4 +1,4 @@
-"""Questions to an engine process, each answered once, and the errors that it answers with."""
+"""Calls to the torch host that get one reply each, and the errors that it replies with."""
 
 import asyncio
 import itertools
@@ -21,7 +21,7 @@ Reply = TokenIds | Text | Tokenizer | CallFailed
 
 
 class Calls:
-    """Who waits for which answer."""
+    """Calls by id, each with the future of its reply."""
 
     def __init__(self, send: Callable[[Question], None]) -> None:
         self._send = send
@@ -29,21 +29,24 @@ class Calls:
         self._ids = itertools.count(1)
 
     def __len__(self) -> int:
-        """Questions without an answer yet."""
+        """Calls without a reply."""
         return len(self._waiting)
 
     async def ask(self, question: Callable[[int], Question]) -> Any:  # noqa: ANN401
-        """The reply to the question that is made for a call's id, or raise its error."""
+        """Send the question made for a new call id; its reply, or raise its error.
+
+        Raises InvalidRequest for a question that is too large to send.
+        """
         call_id = next(self._ids)
         reply = self._waiting[call_id] = asyncio.get_running_loop().create_future()
-        self._send(question(call_id))
         try:
+            self._send(question(call_id))
             return await reply
         finally:
             del self._waiting[call_id]
 
     def answer(self, reply: Reply) -> None:
-        """A reply came; one that nobody waits for any more is dropped."""
+        """Pass a reply to its call; dropped if nobody waits for it any more."""
         waiting = self._waiting.get(reply.call_id)
         if waiting is None or waiting.done():
             return
@@ -53,14 +56,14 @@ class Calls:
             waiting.set_result(reply)
 
     def fail(self, error: TriptychError) -> None:
-        """The process is gone: nobody gets a reply."""
+        """Fail all calls: the process is gone."""
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(error)
 
 
 def error_named(code: str, message: str, param: str | None) -> TriptychError:
-    """The error that the process named by its code."""
+    """The error with a code of `service.core.errors`; EngineFailed for an unknown one."""
     return _ERRORS.get(code, EngineFailed)(message, param=param)
 
 

@@ -1,4 +1,4 @@
-"""What a model of the torch engine will hold, predicted from its config alone."""
+"""The memory of a model in the torch engine, predicted from its config alone."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,8 @@ from model_registry.sources.model_files import read_config
 from model_registry.spec import Quantization, ResolvedModel
 from service.core.chat import ChatPrompt, ChatRequest, Prompt, TextPrompt, TokenPrompt
 from service.core.errors import ModelNotReady
-from service.core.ports import ModelNeed
+from service.core.ports import MemoryEstimate
+from service.engines.torch.options import TorchOptions
 
 WEIGHT_BYTES: Final[dict[Quantization, float]] = {
     "int8": 1.07,
@@ -18,41 +19,39 @@ WEIGHT_BYTES: Final[dict[Quantization, float]] = {
     "fp8": 1.07,
     "gguf": 1.15,
 }
-"""Bytes of one quantized parameter, its share of scales and of what stays in 16 bits included.
+"""Bytes per quantized parameter, with its share of scales and of tensors kept in 16 bits.
 
-Of GGUF that of a file whose blocks have 8 bits, which is the most; the first load measures it.
+For GGUF the largest, that of 8-bit blocks; the first load measures the true size.
 """
 
 PASS_TOKENS: Final = 512
-"""Tokens that a compiled program's workspace is made for."""
+"""Tokens that a compiled program has workspace for."""
 
 SCORED_LOGITS: Final = 2**23
 """Most logits of one chunk of a prompt whose tokens are scored."""
 
 BYTES_PER_TOKEN: Final = 2
-"""Shortest text that a token of a prompt is taken to stand for; real ones stand for about 4."""
+"""Text bytes per prompt token, assumed low; the real average is about 4."""
 
 MESSAGE_TOKENS: Final = 8
-"""What a chat template puts around each message."""
+"""Tokens that a chat template adds to each message."""
 
 FIRST_TOKENS: Final = 64
-"""Least room that a buffer of keys and values has beyond what it must hold."""
+"""Smallest reserve of a KV buffer beyond its content."""
 
 KEY_TOKENS: Final = 64
-"""A compiled program's buffers have room for a multiple of these."""
+"""Granularity of a compiled program's KV buffers, in tokens."""
 
 
-class TorchNeed:
-    """The numbers of one model: computed at its load, and asked for at each request."""
+class TorchMemoryEstimate:
+    """The prediction for one model: for itself, made at its load, and for each of its requests."""
 
     def __init__(
         self,
         model: ResolvedModel,
+        options: TorchOptions,
         *,
-        slots: int,
-        kernels: str,
         threads: int,
-        max_answer_tokens: int | None,
     ) -> None:
         """Read the config. Raises ModelNotReady if the model's type is not known."""
         try:
@@ -66,18 +65,18 @@ class TorchNeed:
             parameters = weights_bytes / DTYPE_BYTES[model.dtype]
             weights_bytes = round(parameters * WEIGHT_BYTES[model.quantization])
         self._context_tokens = model.spec.context_tokens
-        self._max_answer_tokens = max_answer_tokens
-        self.need = ModelNeed(
+        self._max_answer_tokens = options.max_answer_tokens
+        self.at_rest = MemoryEstimate(
             held_bytes=weights_bytes
-            + slots * self._growth.constant_bytes
-            + workspace_bytes(config, slots=slots),
-            setup=f"torch slots={slots} kernels={kernels} threads={threads}",
+            + options.slots * self._growth.constant_bytes
+            + workspace_bytes(config, slots=options.slots),
+            setup=f"torch slots={options.slots} kernels={options.kernels} threads={threads}",
         )
 
     def state_bytes(self, request: ChatRequest, prompt_tokens: int | None = None) -> int:
-        """Most that a request adds: keys and values grow, all else is reserved at the load.
+        """Upper bound on what a request adds: its KV buffers; all else is reserved at the load.
 
-        A buffer that must grow is given room for half as much again (`KeyValues.reserve`).
+        A KV buffer that must grow is reserved half as large again (`KeyValues.reserve`).
         """
         known = estimated_tokens(request.prompt) if prompt_tokens is None else prompt_tokens
         left = max(0, self._context_tokens - known)
@@ -89,11 +88,11 @@ class TorchNeed:
 
 
 def workspace_bytes(config: Mapping[str, Any], *, slots: int) -> int:
-    """About what a compiled program computes in, until it has been measured once.
+    """Approximate workspace of a compiled program, used until it was measured once.
 
-    A pass holds some four vectors of float32 for each token as wide as the model, its MLPs and its
-    recurrent layers: a rule of thumb, within a fifth for the reference models. To it come the
-    logits of the largest decode step or scored chunk.
+    A pass holds about four float32 vectors per token, as wide as the model, its MLP and its
+    recurrent layers together: a rule of thumb, within 20 % for the reference models. The logits of
+    the largest decode step or scored chunk are added.
     """
     hidden = int(config.get("hidden_size") or config.get("d_model") or 0)
     inner = config.get("intermediate_size")
@@ -106,7 +105,7 @@ def workspace_bytes(config: Mapping[str, Any], *, slots: int) -> int:
 
 
 def estimated_tokens(prompt: Prompt) -> int:
-    """About how many tokens a prompt has, more rather than less."""
+    """Estimated tokens of a prompt, rather too many than too few."""
     match prompt:
         case TokenPrompt(token_ids=token_ids):
             return len(token_ids)

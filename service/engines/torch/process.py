@@ -1,62 +1,42 @@
-"""One life of a torch host: a child process, its socket and its log."""
+"""HostProcess: one life of the torch host, its socket and its log."""
 
 import asyncio
 import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from msgspec import msgpack
 
-from service.engines.supervision import last_line, socket_path
+from service.core.errors import ModelNotReady
+from service.engines.supervision.child_log import ChildLog
+from service.engines.supervision.socket_path import socket_path
+from service.engines.supervision.watchdog import Watchdog, Workload
+from service.engines.torch.environment import environment
+from service.engines.torch.options import TorchOptions
 from service.engines.torch.protocol.frames import FrameProtocol
 from service.engines.torch.protocol.last_step import LastStep
-from service.engines.torch.protocol.messages import FromHost, ToHost
+from service.engines.torch.protocol.messages import (
+    Events,
+    FromHost,
+    Heartbeat,
+    Hello,
+    PromptScores,
+    ToHost,
+)
 
 START_S: Final = 120.0
-"""Longest time that a host may take to import torch and connect."""
+"""Longest time to import torch and connect."""
 
 STOP_S: Final = 5.0
-"""How long a host that was told to end may take before it is killed."""
-
-SPIN_COUNT: Final = 20_000
-"""How often an OpenMP thread that waits looks again before it sleeps.
-
-That is some tenths of a millisecond: longer than the gaps between a step's parallel regions, where
-to fall asleep and be woken costs 20 to 50 µs each, and soon over when a step has ended, so that the
-service and the tokenizers get the core. By default libgomp looks for milliseconds.
-"""
-
-CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
-"""Where a container reads how much processor time it may use: µs in each period, and the period."""
+"""Time that a host gets to end by itself before it is killed."""
 
 _FIRST: Final = asyncio.FIRST_COMPLETED
 
 
-def default_threads() -> int:
-    """`OMP_NUM_THREADS` where it is set, else all cores that this process may use.
-
-    The service needs little of a core, and is given it: threads that wait sleep soon.
-    """
-    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    if wanted.isdecimal() and int(wanted):
-        return int(wanted)
-    return min(len(os.sched_getaffinity(0)), _quota_cores())
-
-
-def _quota_cores() -> int:
-    """Whole cores of the container's quota, many where there is none."""
-    try:
-        quota_us, period_us = map(int, CPU_QUOTA.read_text(encoding="ascii").split())
-    except (OSError, ValueError):  # no cgroup of version 2, or no limit: `max 100000`
-        return sys.maxsize
-    return max(1, quota_us // period_us)
-
-
 class HostProcess:
-    """Starts the child, listens for it, and says why it ended.
+    """A life of the host, from its start until it is gone.
 
     The child connects to a socket that only this user can reach and ends when the connection does,
     so it cannot outlive the service.
@@ -64,22 +44,30 @@ class HostProcess:
 
     def __init__(
         self,
-        data_dir: Path,
+        options: TorchOptions,
         *,
         threads: int,
-        heartbeat_s: float,
+        workload: Callable[[], Workload],
         on_message: Callable[[FromHost], None],
     ) -> None:
-        self._data_dir = data_dir
+        self._options = options
         self._threads = threads
-        self._heartbeat_s = heartbeat_s
+        self._workload = workload
         self._on_message = on_message
-        self._last_step: LastStep | None = None
-        self._killed_for: str | None = None
+        self._log = ChildLog(options.data_dir / "logs" / "torch-host.log")
+        self._path = socket_path(options.data_dir, f"torch-{os.getpid()}.sock")
+        self._server: asyncio.Server | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._protocol: FrameProtocol[FromHost] | None = None
+        self._last_step: LastStep | None = None
+        self._killed_for: str | None = None
+        self._turns = 0
+        self._greeted = asyncio.Event()
         self._lost = asyncio.Event()
-        self._connected = asyncio.Event()
+        self._watching: asyncio.Task[None] | None = None
+        self.watchdog = Watchdog(options.stall_s)
+        self.hello: Hello | None = None
+        """The host's first message; None before it."""
 
     @property
     def pid(self) -> int | None:
@@ -88,89 +76,123 @@ class HostProcess:
         return self._process.pid if alive and self._process else None
 
     def send(self, message: ToHost) -> None:
-        """Queue a message; a no-op without a connection."""
+        """Queue a message; dropped without a connection. Raises FrameTooLarge."""
         if self._protocol is not None:
             self._protocol.send(message)
 
     def kill(self, reason: str) -> None:
-        """End the child at once, even a stopped one; *reason* says what it did wrong."""
+        """Kill the child, a stopped one too; *reason* is told by `ended`."""
         if self.pid is not None and self._process is not None:
             self._killed_for = reason
             self._process.kill()
 
     def last_step(self) -> tuple[str, ...]:
-        """Ids of the requests that its engine computes for, or did when it ended; may be none."""
+        """Ids of the requests in the host's current step, or in the one that it died in."""
         return self._last_step.read() if self._last_step is not None else ()
 
-    async def run(self) -> str:
-        """Live through one child; returns why it ended. Cancelling ends the child."""
-        log_path = self._data_dir / "logs" / "torch-host.log"
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        path = socket_path(self._data_dir, f"torch-{os.getpid()}.sock")
+    async def start(self) -> None:
+        """Start the child. Raises OSError."""
         running = asyncio.get_running_loop()
-        server = await running.create_unix_server(self._accept, str(path))
-        try:
-            with log_path.open("ab") as output:
-                log_start = output.tell()
-                self._process = await self._spawn(path, output)
-            try:
-                ended = await self._wait(server)
-            finally:
-                await self._end()
-            if self._killed_for is not None:
-                ended = f"{self._killed_for}, and was killed"
-        finally:
-            server.close()
-            path.unlink(missing_ok=True)
-        last = last_line(log_path, log_start)
-        return f"The torch host {ended}" + (f"; its last words were: {last}" if last else ".")
-
-    def _accept(self) -> "FrameProtocol[FromHost]":
-        self._protocol = FrameProtocol(
-            msgpack.Decoder(FromHost), on_message=self._on_message, on_lost=self._lost.set
-        )
-        self._connected.set()
-        return self._protocol
-
-    async def _spawn(self, path: Path, output: BinaryIO) -> asyncio.subprocess.Process:
+        self._server = await running.create_unix_server(self._accept, str(self._path))
+        output = self._log.open()
         shared = LastStep.create()
         try:
             self._last_step = LastStep(shared)
-            return await asyncio.create_subprocess_exec(
+            self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-m", "service.torch_host.__main__"),
-                *("--socket", str(path)),
+                *("--socket", str(self._path)),
                 *("--threads", str(self._threads)),
-                *("--heartbeat", str(self._heartbeat_s)),
+                *("--heartbeat", str(self.watchdog.look_s)),
                 *("--last-step", str(shared)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=environment(self._threads, self._data_dir),
+                env=environment(self._threads, self._options.data_dir),
                 pass_fds=(shared,),
                 start_new_session=True,  # a terminal's Ctrl-C is for the service alone
             )
         finally:
             os.close(shared)
+            os.close(output)
 
-    async def _wait(self, server: asyncio.Server) -> str:
-        """Until the child ends or hangs up; how it ended."""
+    async def ready(self) -> None:
+        """Wait for the host's first message. Raises ModelNotReady."""
+        await self._first(self._greeted, timeout_s=START_S)
+        if self.hello is None:
+            if self.pid is not None and not self._lost.is_set():
+                raise ModelNotReady(f"The torch host did not connect within {START_S:g} s.")
+            raise ModelNotReady(await self.ended())
+        assert self._server is not None
+        self._server.close()  # there is one child, and it is here
+        self._watching = asyncio.create_task(
+            self.watchdog.watch(self._workload, self.kill), name="watch torch host"
+        )
+
+    async def ended(self) -> str:
+        """Wait until the child ends or hangs up, and is gone; the reason, as a sentence."""
+        await self._first(self._lost)
+        ending = await self._ending()
+        await self._end()
+        await asyncio.to_thread(self._log.drain)
+        if self._killed_for is not None:
+            ending = f"{self._killed_for}, and was killed"
+        last = self._log.tail()[-1:]
+        return f"The torch host {ending}" + (f"; last log line: {last[0]}" if last else ".")
+
+    async def aclose(self) -> None:
+        """End the child, and free socket and log."""
+        if self._watching is not None:
+            self._watching.cancel()
+        await self._end()
+        if self._server is not None:
+            self._server.close()
+        self._path.unlink(missing_ok=True)
+        await asyncio.to_thread(self._log.drain)
+
+    def _accept(self) -> "FrameProtocol[FromHost]":
+        self._protocol = FrameProtocol(
+            msgpack.Decoder(FromHost), on_message=self._receive, on_lost=self._lost.set
+        )
+        return self._protocol
+
+    def _receive(self, message: FromHost) -> None:
+        self.watchdog.heard()
+        match message:
+            case Hello():
+                self.hello = message
+                self._greeted.set()
+            case Heartbeat(turns=turns, resting=resting):
+                if resting or turns != self._turns:
+                    self.watchdog.stepped()
+                self._turns = turns
+            case Events() | PromptScores():
+                self.watchdog.stepped()
+                self._on_message(message)
+            case _:
+                self._on_message(message)
+
+    async def _first(self, event: asyncio.Event, *, timeout_s: float | None = None) -> None:
+        """Wait for an event, or until the child ends or hangs up."""
         assert self._process is not None
-        ended = asyncio.ensure_future(self._process.wait())
-        lost = asyncio.ensure_future(self._lost.wait())
-        connected = asyncio.ensure_future(self._connected.wait())
+        waits = {
+            asyncio.ensure_future(each)
+            for each in (event.wait(), self._lost.wait(), self._process.wait())
+        }
         try:
-            await asyncio.wait({ended, connected}, timeout=START_S, return_when=_FIRST)
-            if connected.done():
-                server.close()  # there is one child, and it is here
-                await asyncio.wait({ended, lost}, return_when=_FIRST)
-                await asyncio.wait({ended}, timeout=STOP_S)
+            await asyncio.wait(waits, timeout=timeout_s, return_when=_FIRST)
         finally:
-            for task in (ended, lost, connected):
-                task.cancel()
-        if not ended.done():
-            return "hung up" if connected.done() else f"did not connect within {START_S:g} s"
-        status = ended.result()
+            for wait in waits:
+                wait.cancel()
+
+    async def _ending(self) -> str:
+        """How the child ended; one that only hung up gets the time to end by itself."""
+        assert self._process is not None
+        try:
+            async with asyncio.timeout(STOP_S):
+                status = await self._process.wait()
+        except TimeoutError:
+            return "hung up"
         if status < 0:
             return f"was killed by {signal.Signals(-status).name}"
         return f"ended with status {status}"
@@ -186,29 +208,3 @@ class HostProcess:
         except TimeoutError:
             process.kill()
             await process.wait()
-
-
-def environment(threads: int, data_dir: Path) -> dict[str, str]:
-    """The child's environment; what tunes it gives way to what the operator has set."""
-    # Every step allocates a few large tensors and frees them. By default glibc gives such memory
-    # back to the system and takes it anew page by page, which halves the speed of SSM decode.
-    allocator = {
-        "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-        "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
-        # Weights in pages of 2 MiB where the system gives them: fewer are looked up a step.
-        "THP_MEM_ALLOC_ENABLE": "1",
-    }
-    kernels = {"NUMBA_CACHE_DIR": str((data_dir / "cache" / "kernels").resolve())}
-    # A spin count would undo a policy that the operator has set. Threads are not pinned to cores
-    # (OMP_PROC_BIND): one whose core another process takes could not move to a free one, and all
-    # others would wait for it.
-    waiting = {} if "OMP_WAIT_POLICY" in os.environ else {"GOMP_SPINCOUNT": str(SPIN_COUNT)}
-    return (allocator | kernels | waiting | os.environ) | {
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "PYTHONUNBUFFERED": "1",
-    }

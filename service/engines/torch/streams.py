@@ -1,4 +1,4 @@
-"""The requests that an engine process answers, as the service sees them."""
+"""Streams: the requests in flight in the torch host, as the service sees them."""
 
 import asyncio
 from collections.abc import Collection, Iterable
@@ -7,64 +7,50 @@ from dataclasses import dataclass, field
 import msgspec
 
 from service.core.errors import EngineDied, InvalidRequest, TriptychError
-from service.core.events import EngineEvent, Finished, Started, TokenLogprob
+from service.core.events import EngineEvent, Started, TokenLogprob
 
 
 @dataclass(slots=True)
 class Stream:
-    """One request's events, from the process to whoever asked."""
+    """Events of one request, from the host to its consumer."""
 
-    model_id: str
     arrived: asyncio.Queue[EngineEvent | TriptychError] = field(default_factory=asyncio.Queue)
     scores: list[TokenLogprob] = field(default_factory=list)
-    """Of the prompt, until `Started` takes them along."""
+    """Log-probabilities of the prompt so far, for `Started`."""
     started: bool = False
-    """Whether the engine was heard of it."""
-    ended: bool = False
-    """Whether its last event was handed on."""
+    """Whether an event has arrived."""
 
     async def next(self) -> EngineEvent:
-        """What arrives next, or raise the error that arrived."""
+        """The next event; raises the error that ended the request."""
         event = await self.arrived.get()
-        self.ended = isinstance(event, Finished | TriptychError)
         if isinstance(event, TriptychError):
             raise event
         return event
 
 
 class Streams:
-    """Streams by request id, and which models have answered a request in this life."""
+    """Streams by request id."""
 
     def __init__(self) -> None:
         self._streams: dict[str, Stream] = {}
-        self._answered: set[str] = set()
 
     def __len__(self) -> int:
         """Requests that wait or run."""
         return len(self._streams)
 
-    @property
-    def new(self) -> bool:
-        """Whether any is for a model that has not answered yet: its first steps may compile."""
-        return any(stream.model_id not in self._answered for stream in self._streams.values())
-
-    def of(self, model_id: str) -> int:
-        """Requests of one model that wait or run."""
-        return sum(stream.model_id == model_id for stream in self._streams.values())
-
-    def open(self, request_id: str, model_id: str) -> Stream:
+    def open(self, request_id: str) -> Stream:
         """Begin a stream. Raises InvalidRequest for an id that is in use."""
         if request_id in self._streams:
             raise InvalidRequest(f"The request id {request_id} is already in use.")
-        stream = self._streams[request_id] = Stream(model_id)
+        stream = self._streams[request_id] = Stream()
         return stream
 
     def close(self, request_id: str) -> None:
-        """Forget a stream: what still arrives for it is dropped."""
+        """Forget a stream; events that still arrive for it are dropped."""
         del self._streams[request_id]
 
     def deliver(self, request_id: str, event: EngineEvent | TriptychError) -> None:
-        """Hand an event to its request, if that still listens."""
+        """Pass an event to its stream, if that is still open."""
         stream = self._streams.get(request_id)
         if stream is None:
             return
@@ -72,39 +58,32 @@ class Streams:
         if isinstance(event, Started) and stream.scores:
             event = msgspec.structs.replace(event, prompt_logprobs=tuple(stream.scores))
             stream.scores.clear()
-        if isinstance(event, Finished):
-            self._answered.add(stream.model_id)
         stream.arrived.put_nowait(event)
 
     def score(self, request_id: str, scores: Iterable[TokenLogprob]) -> None:
-        """Keep scores of a request's prompt until it has started."""
+        """Keep scores of a request's prompt for its `Started`."""
         stream = self._streams.get(request_id)
         if stream is not None:
             stream.started = True
             stream.scores += scores
 
-    def forget(self, model_id: str) -> None:
-        """A model was unloaded: loaded again, it is new."""
-        self._answered.discard(model_id)
-
     def fail(self, error: TriptychError) -> None:
-        """End all of them with one error."""
+        """End all streams with one error."""
         for stream in self._streams.values():
             stream.arrived.put_nowait(error)
 
     def lose(
         self, reason: str, *, retry_after_s: float | None, last_step: Collection[str] | None
     ) -> None:
-        """The process died: end all of them, each as suspect or not.
+        """End all streams with EngineDied, each as a suspect or not.
 
         Args:
-            reason: How it died.
+            reason: How the host died.
             retry_after_s: Seconds until it is started again.
-            last_step: Requests of the step that it was in. If none of them is left, it was between
-                steps, and those that had not begun are suspects. None, if the death was not a
-                request's doing.
+            last_step: Requests of the step that it died in. If none of them is left, it died
+                between steps, and the requests that had not started are the suspects. None if no
+                request can have caused the death.
         """
-        self._answered.clear()
         in_step = self._streams.keys() & set(last_step or ())
         for request_id, stream in self._streams.items():
             suspect = last_step is not None and (

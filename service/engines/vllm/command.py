@@ -1,4 +1,4 @@
-"""How vLLM is started for a model: its command line and its environment."""
+"""The command line and the environment that start vLLM for a model."""
 
 import json
 import os
@@ -12,12 +12,12 @@ from model_registry.architecture import read_layers
 from model_registry.spec import ResolvedModel
 from service.core.errors import ModelNotReady
 from service.engines.text.chat_template import CHATML
-from service.engines.torch.process import default_threads
+from service.engines.threads import default_threads
 from service.engines.vllm.install import VllmInstall
 from service.engines.vllm.platform import quantization_argument
 
 LORA_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What `--max-lora-rank` may be (vLLM 0.32, `config/lora.py`)."""
+"""Values of `--max-lora-rank` (vLLM 0.32, `config/lora.py`)."""
 
 #: The checkpoint's `generation_config.json` still ends answers, but does not choose tokens: what
 #: a request leaves open is the plain distribution, on every engine.
@@ -29,28 +29,33 @@ _PLAIN_SAMPLING: Final = {
     "repetition_penalty": 1.0,
 }
 
-_NOT_PASSED_ON: Final = ("OMP_NUM_THREADS", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+_NOT_PASSED_ON: Final = (
+    *("OMP_NUM_THREADS", "OMP_DYNAMIC", "OMP_THREAD_LIMIT"),
+    *("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"),
+)
 
 
 class VllmOptions(Struct, frozen=True, kw_only=True):
-    """How vLLM is run, whichever the model: the table `[vllm]` and what all engines share."""
+    """Options for all models on vLLM: the table `[vllm]`, and what all engines share."""
 
     data_dir: Path
-    """Folder for sockets (`run/`) and logs (`logs/vllm-….log`)."""
+    """Folder of sockets (`run/`) and logs (`logs/vllm-….log`)."""
     python: str = ""
-    """Interpreter that has vLLM; empty looks for one."""
+    """Interpreter that has vLLM; if empty, one is looked for."""
     arguments: tuple[str, ...] = ()
-    """Further arguments of `vllm serve`, after the service's own."""
+    """More arguments of `vllm serve`, after the service's own."""
     kv_cache_bytes: int = 1 << 30
     """Memory for the state of all requests of one model."""
     max_context_tokens: int = 0
-    """Longest context that vLLM reserves blocks for; 0: the model's own."""
+    """Longest context to serve; 0: the model's own."""
     compile: bool = True
-    """Let vLLM compile the model, which takes longer to start and answers faster."""
+    """Compile the model: slower to start, faster to answer."""
     threads: int = 0
-    """Threads that a model computes with on the CPU; 0: as many as the torch engine."""
+    """Threads of a model on the CPU; 0: as many as the torch engine."""
     start_s: float = 900.0
-    """Longest time that a start may take."""
+    """Longest time for a start."""
+    stall_s: float = 60.0
+    """Time without progress on its requests after which a server is killed."""
     slots: int = 32
     """Requests that one model answers at once."""
     max_answer_tokens: int | None = None
@@ -58,12 +63,12 @@ class VllmOptions(Struct, frozen=True, kw_only=True):
 
 
 def served_name(model: ResolvedModel) -> str:
-    """What requests to vLLM call the model."""
+    """The model's name in requests to vLLM."""
     return model.id
 
 
 def context_tokens(model: ResolvedModel, options: VllmOptions) -> int:
-    """Longest context that vLLM is asked to serve."""
+    """Longest context to serve."""
     return min(model.spec.context_tokens, options.max_context_tokens or model.spec.context_tokens)
 
 
@@ -100,7 +105,7 @@ def command(
 
 
 def _names(model: ResolvedModel) -> list[str]:
-    """The name that answers, and what it stands for."""
+    """The names that vLLM serves: of the model, or of its adapter."""
     if model.adapter_path is None:
         return ["--served-model-name", served_name(model)]
     return [
@@ -111,7 +116,7 @@ def _names(model: ResolvedModel) -> list[str]:
 
 
 def _lora_rank(adapter: Path) -> int:
-    """Least rank that vLLM can be told and that holds the adapter's."""
+    """Smallest `--max-lora-rank` that covers the adapter."""
     file = adapter / "adapter_config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -124,7 +129,7 @@ def _lora_rank(adapter: Path) -> int:
 
 
 def environment(install: VllmInstall, options: VllmOptions) -> dict[str, str]:
-    """All of the environment; what tunes vLLM gives way to what the operator has set."""
+    """The complete environment; the operator's own settings override the tuning."""
     inherited = {
         name: value
         for name, value in os.environ.items()

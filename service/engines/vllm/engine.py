@@ -1,55 +1,41 @@
-"""A model served by vLLM: a supervised server of its own, spoken to over a UNIX socket."""
+"""A model served by vLLM: a supervised server of its own, reached over a UNIX socket."""
 
 import asyncio
 import contextlib
-import hashlib
-import logging
-import os
-import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final
 
 from model_registry.spec import ResolvedModel
 from service.core.chat import ChatPrompt, ChatRequest, Prompt, TextPrompt, TokenPrompt
-from service.core.errors import EngineDied, EngineFailed, InvalidRequest, ModelNotReady
-from service.core.events import EngineEvent, ModelMemory
-from service.core.ports import LoadProgress, ModelNeed, TokenizerInfo
+from service.core.errors import EngineDied, EngineFailed, InvalidRequest
+from service.core.events import Delta, EngineEvent, ModelMemory
+from service.core.ports import Liveness, LoadProgress, MemoryEstimate, TokenizerInfo
+from service.core.process_memory import family
 from service.engines.limits import answer_limit
 from service.engines.openai.engine import OpenAiEngine
-from service.engines.openai.server import OpenAiServer
-from service.engines.supervision import Backoff, socket_path
-from service.engines.vllm.command import (
-    VllmOptions,
-    command,
-    context_tokens,
-    environment,
-    served_name,
-)
-from service.engines.vllm.memory_estimate import family_bytes, need
+from service.engines.supervision.supervisor import Supervisor
+from service.engines.supervision.watchdog import Workload
+from service.engines.vllm.command import VllmOptions, context_tokens
+from service.engines.vllm.memory_estimate import memory_estimate
 from service.engines.vllm.plan import VllmPlan, make_plan
-from service.engines.vllm.process import VllmProcess
-
-FATAL_STARTS: Final = 3
-"""Starts in a row that end before the server answers, after which it is not started again."""
+from service.engines.vllm.server import VllmServer
 
 NOTICE_S: Final = 2.0
-"""How long a request that lost its server waits to learn why."""
+"""Time that a request which lost its server waits for the reason."""
 
 TEMPLATE_TOKENS: Final = 128
 """More than a chat template writes around a message, or before all of them."""
 
 DEAD: Final = "EngineCore encountered an issue"
-"""What vLLM answers while its engine is dead and its server not yet."""
-
-log = logging.getLogger(__name__)
+"""vLLM's answer after its engine has died and before its server has ended."""
 
 
 class VllmEngine:
     """Keeps one vLLM alive from `start` to `aclose`, and passes requests on to it.
 
-    If it dies, running requests fail, and it is started again after 1, 2, 4 … 60 s.
+    If it dies or hangs, running requests fail, and it is started again after 1, 2, 4 … 60 s.
     """
 
     def __init__(self, model: ResolvedModel, options: VllmOptions) -> None:
@@ -57,166 +43,147 @@ class VllmEngine:
         self.model = model
         self._options = options
         self._plan: VllmPlan | None = None
-        self._process: VllmProcess | None = None
-        self._client: OpenAiEngine | None = None
-        self._supervisor: asyncio.Task[None] | None = None
-        self._first_start: asyncio.Future[None] | None = None
+        self._server: VllmServer | None = None
+        self._supervisor = Supervisor(
+            f"{model.id}: vLLM", self._new_server, on_ready=self._on_ready, on_lost=self._on_lost
+        )
         self._lost = asyncio.Event()
         self._progress: LoadProgress | None = None
-        self._failure: str | None = None
-        self._given_up = False
-        self._closing = False
-        self._restart_at_s: float | None = None
-        self._began_s = 0.0
-        self._start_s: float | None = None
-        """How long the last start took."""
-        self._family_bytes: int | None = None
-        """What its processes held when it answered first; None on a GPU."""
+        self._start_s = 0.0
+        """Duration of the last successful start."""
         self._running = 0
-        self.restarts = 0
+        self._decoding = 0
+        """Running requests that have their first token."""
+        self._answered = False
+        """Whether the present server has finished an answer."""
 
     def __repr__(self) -> str:
-        """Name the model, its process and its load."""
         return f"<VllmEngine {self.model.id} pid={self.pid}: {self._running} running>"
 
     @property
     def pid(self) -> int | None:
-        """Process id of the server while it lives; it is the id of its process group, too."""
-        return self._process.pid if self._process else None
+        """Process id, and process group id, of the server while it lives."""
+        return self._server.process.pid if self._server else None
 
     @property
     def socket(self) -> Path | None:
-        """Where the server's present life listens."""
-        return self._process.socket if self._process else None
+        """Path of the present server's socket."""
+        return self._server.process.socket if self._server else None
 
-    # Its life
+    @property
+    def restarts(self) -> int:
+        """Restarts since `start`."""
+        return self._supervisor.restarts
+
+    # Life
 
     async def start(self) -> None:
         """Start vLLM and wait until it answers. Raises ModelNotReady with the reason."""
         self._plan = await make_plan(self.model, self._options)
-        self._first_start = asyncio.get_running_loop().create_future()
-        self._supervisor = asyncio.create_task(
-            self._supervise(self._plan), name=f"supervise vLLM for {self.model.id}"
-        )
-        await self._first_start
+        try:
+            await self._supervisor.ready()
+        except BaseException:
+            await self.aclose()  # a start that failed at first is not repeated
+            raise
 
     async def aclose(self) -> None:
         """End vLLM within seconds; running requests fail."""
-        self._closing = True
-        if self._supervisor is not None and not self._supervisor.done():
-            self._supervisor.cancel()
-            await asyncio.wait([self._supervisor])
-        await self._lose(f"{self.model.id}: vLLM was ended with its model.")
-        if self._first_start is not None and not self._first_start.done():
-            self._first_start.cancel()
+        await self._supervisor.aclose()
+        self._on_lost(f"{self.model.id}: vLLM was ended with its model.")
 
-    async def _supervise(self, plan: VllmPlan) -> None:
-        """Start the server, and again whenever it dies."""
-        backoff, starts = Backoff(), 0
-        while starts < FATAL_STARTS:
-            self._began_s = time.monotonic()
-            answered = await self._live(plan)
-            if self._first_start is not None and not self._first_start.done():
-                self._first_start.set_exception(ModelNotReady(self._failure or ""))
-                return
-            starts = 0 if answered else starts + 1
-            wait_s = backoff.died(after_s=time.monotonic() - self._began_s)
-            self._restart_at_s = time.monotonic() + wait_s
-            await asyncio.sleep(wait_s)
-            self._restart_at_s = None
-            self.restarts += 1
-        self._given_up = True
-
-    async def _live(self, plan: VllmPlan) -> bool:
-        """One life of the server, until its last process is gone; whether it ever answered."""
-        answered = False
-        try:
-            process = self._process = self._new_process(plan)
-            try:
-                await process.start()
-                answered = await process.ready(start_s=self._options.start_s)
-                if answered:
-                    await self._open(plan, process)
-                elif process.pid is not None:
-                    raise ModelNotReady(f"did not answer within {self._options.start_s:g} s")
-                reason = await process.ended()
-                await self._lose(f"{self.model.id}: vLLM {reason}.")
-            finally:
-                await process.aclose()
-        except ModelNotReady as error:
-            await self._lose(f"{self.model.id}: vLLM {error}.")
-        except OSError as error:
-            await self._lose(f"{self.model.id}: vLLM could not be started: {error}.")
-        log.error("%s", self._failure)
-        return answered
-
-    def _new_process(self, plan: VllmPlan) -> VllmProcess:
-        stem = file_stem(self.model.id)
-        path = socket_path(self._options.data_dir, f"vllm-{os.getpid()}-{stem[-8:]}.sock")
-        return VllmProcess(
-            command(self.model, plan.config, plan.install, self._options, path),
-            environment(plan.install, self._options),
-            socket=path,
-            log_path=self._options.data_dir / "logs" / f"vllm-{stem}.log",
+    def _new_server(self) -> VllmServer:
+        assert self._plan is not None
+        self._server = VllmServer(
+            self.model,
+            self._plan,
+            self._options,
+            workload=self._workload,
             on_progress=self._report,
         )
+        return self._server
 
     def _report(self, progress: LoadProgress) -> None:
         self._progress = progress
 
-    async def _open(self, plan: VllmPlan, process: VllmProcess) -> None:
-        """The server answers: speak to it. Raises ModelNotReady if it does not know the model."""
-        client = OpenAiEngine(
-            self.model,
-            OpenAiServer(
-                base_url="http://vllm/v1",
-                model=served_name(self.model),
-                uds=str(process.socket),
-                dialect="vllm",
-            ),
-            max_answer_tokens=self._options.max_answer_tokens,
-            state_bytes=plan.state_bytes,
-            build=plan.build,
-        )
-        try:
-            await client.start()
-        except BaseException:
-            await client.aclose()
-            raise
-        if plan.install.device == "cpu" and process.pid is not None:
-            self._family_bytes = await asyncio.to_thread(family_bytes, process.pid)
-        self._client, self._failure, self._progress = client, None, None
-        self._start_s = time.monotonic() - self._began_s
-        log.info("vLLM %s runs for %s: %s", self.pid, self.model.id, plan.build.engine_version)
-        if self._first_start is not None and not self._first_start.done():
-            self._first_start.set_result(None)
+    def _on_ready(self) -> None:
+        assert self._server is not None
+        self._progress = None
+        self._start_s = self._server.start_s or 0.0
 
-    async def _lose(self, reason: str) -> None:
-        """The server is gone: note why, and fail what speaks to it."""
-        client, self._client, self._failure, self._progress = self._client, None, reason, None
+    def _on_lost(self, _reason: str) -> None:
+        self._progress, self._answered = None, False
         self._lost.set()
         self._lost = asyncio.Event()
-        if client is not None:
-            await client.aclose()
 
-    # What others ask of it
+    def _workload(self) -> Workload:
+        """Work of the engine; the chunks of a prefill cannot be seen, and the first may compile."""
+        return Workload(
+            requests=self._running, slow_steps=self._decoding == 0 or not self._answered
+        )
+
+    # State
 
     def load_progress(self) -> LoadProgress | None:
-        """How far `start` has come, None before its first report and after its last."""
+        """Progress of the start; None before its first report and after its last."""
         return self._progress
 
     def trouble(self) -> str | None:
-        """Why the model cannot answer now, None if it can."""
-        if self._client is not None:
-            return None
-        reason = self._failure or f"{self.model.id} is being started."
-        if self._given_up:
-            return f"{reason} It did not come up {FATAL_STARTS} times and is not started again."
-        return f"{reason} It is being started again." if self._failure else reason
+        """Why the model cannot answer now; None if it can."""
+        match self._supervisor.state:
+            case "running":
+                return None
+            case "closed":
+                return f"{self.model.id}: vLLM was ended with its model."
+            case _:
+                return self._supervisor.trouble() or f"{self.model.id} is being started."
+
+    def liveness(self) -> Liveness:
+        """Progress of the server on its requests."""
+        server = self._server
+        return Liveness(
+            running=self._running,
+            silent_s=server.watchdog.stuck_s if server and self._running else None,
+            stalled=self._supervisor.recovering,
+        )
+
+    def processes(self) -> Mapping[str, int]:
+        """Server, engine core and workers."""
+        pid = self.pid
+        members = () if pid is None else family(pid)
+        return {f"vllm {self.model.id} {number}": member for number, member in enumerate(members)}
+
+    def memory_estimate(self) -> MemoryEstimate:
+        """Predicted memory of the model and its three processes. Raises ModelNotReady."""
+        return memory_estimate(self.model, self._options)
+
+    def state_bytes(self, request: ChatRequest, *, prompt_tokens: int | None = None) -> int:  # noqa: ARG002  the same for all
+        """Nothing: blocks for all requests are reserved at the start."""
+        return 0
+
+    def memory(self) -> ModelMemory:
+        """Weights as predicted, and the blocks that vLLM reserved at its start.
+
+        The rest of what its processes hold, Python and torch, counts as workspace.
+        """
+        plan, server = self._plan, self._server
+        if plan is None or server is None or not self._supervisor.running:
+            return ModelMemory(slots_total=self._options.slots, slots_used=self._running)
+        workspace_bytes = None
+        if server.family_bytes is not None and plan.weights_bytes is not None:
+            workspace_bytes = max(0, server.family_bytes - plan.weights_bytes - plan.slots_bytes)
+        return ModelMemory(
+            weights_bytes=plan.weights_bytes,
+            slots_bytes=plan.slots_bytes,
+            slots_total=self._options.slots,
+            slots_used=self._running,
+            workspace_bytes=workspace_bytes,
+        )
+
+    # Requests
 
     async def generate(self, request: ChatRequest) -> AsyncGenerator[EngineEvent]:
         """Yield Started, Deltas and Finished, or raise a TriptychError."""
-        client, lost = self._ready(), self._lost
+        server, lost = self._ready(), self._lost
         if self.model.spec.chat_template == "none" and isinstance(request.prompt, ChatPrompt):
             raise InvalidRequest(
                 f"{self.model.id} is a base model without a chat template; ask for a completion.",
@@ -224,30 +191,58 @@ class VllmEngine:
             )
         self._running += 1
         try:
-            await self._check_fit(client, request)
-            async with aclosing(client.generate(request)) as events:
+            await self._check_fit(server.client, request)
+            async with aclosing(self._stream(server, request)) as events:
                 async for event in events:
                     yield event
         except EngineFailed as error:
-            # The connection broke, or vLLM said so, a moment before its process is gone.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(NOTICE_S):
-                    await lost.wait()
-            failed = self._failed()
-            if failed is None and DEAD not in error.detail:
+            died = await self._death(error, lost)
+            if died is None:
                 raise
-            # vLLM does not tell whose step it died in: everybody who ran is a suspect.
-            died = failed or error
-            raise EngineDied(
-                str(died), retry_after_s=died.retry_after_s, suspect=not self._closing
-            ) from error
+            raise died from error
         finally:
             self._running -= 1
 
-    async def _check_fit(self, client: OpenAiEngine, request: ChatRequest) -> None:
-        """Raise ContextOverflow for a named length that has no room, which vLLM would cut.
+    async def _stream(
+        self, server: VllmServer, request: ChatRequest
+    ) -> AsyncGenerator[EngineEvent]:
+        """The server's events; the watchdog hears of each token."""
+        decoding = False
+        async with aclosing(server.client.generate(request)) as events:
+            try:
+                async for event in events:
+                    if isinstance(event, Delta):
+                        server.watchdog.stepped()
+                        self._decoding += not decoding
+                        decoding = True
+                    yield event
+                self._answered = True
+            finally:
+                self._decoding -= decoding
 
-        Tokens are asked for only where they matter: there are no more of them than bytes.
+    async def _death(self, error: EngineFailed, lost: asyncio.Event) -> EngineDied | None:
+        """The server's death as the cause of a failure; None if it lives.
+
+        The connection breaks, or vLLM reports its engine's death, a moment before its process is
+        gone. vLLM does not tell whose step it died in: all running requests are suspects.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(NOTICE_S):
+                await lost.wait()
+        failed = self._failed()
+        if failed is None and DEAD not in error.detail:
+            return None
+        died = failed or error
+        return EngineDied(
+            str(died),
+            retry_after_s=died.retry_after_s,
+            suspect=self._supervisor.state != "closed",
+        )
+
+    async def _check_fit(self, client: OpenAiEngine, request: ChatRequest) -> None:
+        """Raise ContextOverflow for a `max_tokens` that has no room, which vLLM would cut.
+
+        The prompt is tokenized only where it matters: it has at most as many tokens as bytes.
         """
         max_tokens = request.sampling.max_tokens
         context = context_tokens(self.model, self._options)
@@ -261,26 +256,27 @@ class VllmEngine:
             default_tokens=None,
         )
 
-    def _ready(self) -> OpenAiEngine:
-        if self._client is None:
+    def _ready(self) -> VllmServer:
+        if self._server is None or not self._supervisor.running:
             raise self._failed() or EngineFailed(f"{self.model.id} is not started.")
-        return self._client
+        return self._server
 
     def _failed(self) -> EngineFailed | None:
-        """What the server's absence means to a request, None if it is there."""
+        """The server's absence as an error; None if it is there."""
         trouble = self.trouble()
         if trouble is None:
             return None
-        restart_s = max(0.0, (self._restart_at_s or 0.0) - time.monotonic())
-        return EngineFailed(trouble, retry_after_s=restart_s + (self._start_s or 0.0))
+        restart_s = self._supervisor.restart_in_s or 0.0
+        return EngineFailed(trouble, retry_after_s=restart_s + self._start_s)
 
     async def tokenize(self, prompt: Prompt, *, add_special_tokens: bool) -> tuple[int, ...]:
         """Token ids of a prompt."""
-        return await self._ready().tokenize(prompt, add_special_tokens=add_special_tokens)
+        client = self._ready().client
+        return await client.tokenize(prompt, add_special_tokens=add_special_tokens)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """Text of token ids."""
-        return await self._ready().detokenize(token_ids)
+        return await self._ready().client.detokenize(token_ids)
 
     async def tokenizer_info(self) -> TokenizerInfo:
         """Special tokens and chat template, read from the model's files."""
@@ -291,38 +287,9 @@ class VllmEngine:
         )
         return codec.info
 
-    def need(self) -> ModelNeed:
-        """What the model will hold, three processes among it. Raises ModelNotReady."""
-        return need(self.model, self._options)
-
-    def state_bytes(self, request: ChatRequest, *, prompt_tokens: int | None = None) -> int:  # noqa: ARG002  the same for all
-        """Nothing: blocks for all requests are reserved at the start."""
-        return 0
-
-    def memory(self) -> ModelMemory:
-        """What vLLM holds: weights as predicted, and the blocks that it reserved at its start.
-
-        The rest of what its processes hold, Python and torch, counts as workspace.
-        """
-        plan = self._plan
-        if plan is None or self._client is None:
-            return ModelMemory(slots_total=self._options.slots, slots_used=self._running)
-        return ModelMemory(
-            weights_bytes=plan.weights_bytes,
-            slots_bytes=plan.slots_bytes,
-            slots_total=self._options.slots,
-            slots_used=self._running,
-            workspace_bytes=self._workspace_bytes(plan),
-        )
-
-    def _workspace_bytes(self, plan: VllmPlan) -> int | None:
-        if self._family_bytes is None or plan.weights_bytes is None:
-            return None
-        return max(0, self._family_bytes - plan.weights_bytes - plan.slots_bytes)
-
 
 def _most_tokens(prompt: Prompt) -> int:
-    """A bound of a prompt's tokens, with room for what a template writes."""
+    """An upper bound on a prompt's tokens, template included."""
     match prompt:
         case TokenPrompt(token_ids=token_ids):
             return len(token_ids)
@@ -332,11 +299,3 @@ def _most_tokens(prompt: Prompt) -> int:
             return sum(len(each.content.encode()) + TEMPLATE_TOKENS for each in messages) + (
                 TEMPLATE_TOKENS
             )
-
-
-def file_stem(model_id: str) -> str:
-    """A file name for a model: its id, with a short hash where the id is not one."""
-    name = model_id.replace(":", "-")
-    if name == model_id:
-        return name
-    return f"{name}-{hashlib.sha256(model_id.encode()).hexdigest()[:8]}"

@@ -1,18 +1,14 @@
-"""What vLLM's log says: how far its start has come, and why it ended.
+"""Progress and cause of failure, read from vLLM's log.
 
-Read from the log of vLLM 0.32. A line that is not known is passed over, so that another version
-costs a stage of the progress and nothing else.
+The patterns are those of vLLM 0.32. Unknown lines are skipped, so that another version costs a
+stage of the progress at most.
 """
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from service.core.ports import LoadProgress
-
-TAIL_BYTES: Final = 1 << 16
-"""How much of a log's end is searched for the cause of an end."""
 
 _SHARDS: Final = re.compile(r"checkpoint shards:.*\| (\d+)/(\d+) \[")
 _CHECKPOINT: Final = re.compile(r"Checkpoint size: ([0-9.]+) GiB")
@@ -42,7 +38,7 @@ _FOLLOWS: Final = (
 
 
 class StartReader:
-    """Turns the log of a start, piece by piece, into its stages."""
+    """Reads the stages of a start from its log, as it is written."""
 
     def __init__(self) -> None:
         self.progress = LoadProgress(stage="starting")
@@ -50,7 +46,7 @@ class StartReader:
         self._checkpoint_bytes: int | None = None
 
     def feed(self, text: str) -> LoadProgress:
-        """Take in the next piece of the log; how far the start has come now."""
+        """Add the next piece of the log; the progress so far."""
         *lines, self._rest = re.split(r"[\n\r]", self._rest + text)
         for line in lines:
             self._read(line)
@@ -64,7 +60,7 @@ class StartReader:
             size_bytes = self._checkpoint_bytes
             self.progress = LoadProgress(
                 stage="weights",
-                done_bytes=None if size_bytes is None else size_bytes * done // total,
+                done_bytes=None if size_bytes is None else size_bytes * done // max(total, 1),
                 total_bytes=size_bytes,
             )
         for pattern, stage in _STAGES:
@@ -73,7 +69,7 @@ class StartReader:
 
 
 def cause(lines: Sequence[str]) -> str | None:
-    """The line that says why vLLM failed; None if none says it.
+    """The line with the reason of a failure; None if there is none.
 
     An engine core or worker that fails says so with a traceback, and those who depend on it fail
     after it with errors of their own: the last error that is not one of theirs is the cause.
@@ -92,14 +88,3 @@ def cause(lines: Sequence[str]) -> str | None:
         elif logged and died is None and _DIED.search(said):
             died = said
     return died or following
-
-
-def tail(log_path: Path) -> list[str]:
-    """The last lines of a log, without those that are blank; none if there is no log."""
-    try:
-        with log_path.open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
-            text = file.read().decode("utf-8", "replace")
-    except OSError:
-        return []
-    return [line.rstrip() for line in text.splitlines() if line.strip()]

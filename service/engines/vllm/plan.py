@@ -1,4 +1,4 @@
-"""What is known of a model, and refused, before half a minute is spent on starting vLLM."""
+"""VllmPlan: what is known of a model, or refused, before vLLM is started."""
 
 import asyncio
 from pathlib import Path

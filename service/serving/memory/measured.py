@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from model_registry.spec import ResolvedModel
-from service.core.ports import ModelNeed
+from service.core.ports import MemoryEstimate
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +30,11 @@ class MeasuredBytes:
             except (OSError, msgspec.MsgspecError) as error:
                 log.warning("%s cannot be used, models are measured anew: %s", path, error)
 
-    def get(self, model: ResolvedModel, need: ModelNeed) -> int | None:
+    def get(self, model: ResolvedModel, need: MemoryEstimate) -> int | None:
         """What a model held last time, None if it was never loaded so."""
         return self._bytes.get(_key(model, need))
 
-    def put(self, model: ResolvedModel, need: ModelNeed, held_bytes: int) -> None:
+    def put(self, model: ResolvedModel, need: MemoryEstimate, held_bytes: int) -> None:
         """Note what a model holds; blocking where that is new."""
         key = _key(model, need)
         if self._bytes.get(key) == held_bytes:
@@ -50,5 +50,5 @@ class MeasuredBytes:
             log.warning("%s cannot be written: %s", self._path, error.strerror)
 
 
-def _key(model: ResolvedModel, need: ModelNeed) -> str:
+def _key(model: ResolvedModel, need: MemoryEstimate) -> str:
     return f"{model.id} {model.weights_sha256 or '-'} {need.setup}"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from model_registry.catalog import CatalogEntry
 from service.core.errors import ModelNotReady, Overloaded, TriptychError
 from service.core.model_status import LoadState, ModelStatus
-from service.core.ports import Engine, Pulse, Pulsing, Supervised
+from service.core.ports import Engine, HasLiveness, Liveness, Supervised
 from service.serving.memory.eviction import Resident
 from service.serving.models.dependencies import Hosting
 from service.serving.models.events import ModelChange
@@ -260,10 +260,10 @@ class HostedModel:
         found = self._loading.conformance
         return None if found is None else found.passed
 
-    def pulse(self) -> Pulse | None:
+    def liveness(self) -> Liveness | None:
         """Whether its engine makes steps; None without an engine that knows."""
         engine = self.engine
-        return engine.pulse() if isinstance(engine, Pulsing) else None
+        return engine.liveness() if isinstance(engine, HasLiveness) else None
 
     @property
     def slots(self) -> int | None:

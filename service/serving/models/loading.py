@@ -8,7 +8,7 @@ from collections.abc import Callable
 from model_registry.spec import ResolvedModel
 from service.core.errors import TriptychError
 from service.core.events import ModelMemory
-from service.core.ports import Budgeted, Engine, LoadProgress, LoadReporting, ModelNeed
+from service.core.ports import Budgeted, Engine, LoadProgress, LoadReporting, MemoryEstimate
 from service.serving.memory.device_memory import Tenant
 from service.serving.models.conformance import Conformance, probe
 from service.serving.models.dependencies import Hosting
@@ -50,7 +50,7 @@ class Loading:
         with contextlib.suppress(TriptychError):
             engine = self._hosting.opener(model)
             if isinstance(engine, Budgeted):
-                need = engine.need()
+                need = engine.memory_estimate()
                 return self._hosting.measured.get(model, need) or need.held_bytes
         return 0
 
@@ -76,11 +76,11 @@ class Loading:
             self._opening = None
         return engine, held_bytes
 
-    async def _admit(self, engine: Engine) -> ModelNeed | None:
+    async def _admit(self, engine: Engine) -> MemoryEstimate | None:
         """Wait for room for what the engine will hold; None if it does not count here."""
         if not isinstance(engine, Budgeted):
             return None
-        need = await asyncio.to_thread(engine.need)
+        need = await asyncio.to_thread(engine.memory_estimate)
         measured = self._hosting.measured.get(engine.model, need)
         self.predicted_bytes, self.measured_bytes = need.held_bytes, measured
         self.waits_for_memory = True

@@ -14,8 +14,8 @@ from service.core.events import ModelMemory
 from service.core.metrics import derive
 from service.core.model_status import ModelStatus
 from service.core.ports import WriterStats
+from service.core.process_memory import ProcessMemory
 from service.core.record import RequestRecord
-from service.telemetry.memory import ProcessMemory
 from service.telemetry.prometheus import PrometheusMetrics
 
 MakeRecord = Callable[..., RequestRecord]

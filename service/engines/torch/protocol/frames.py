@@ -1,19 +1,62 @@
-"""Frames on a stream: an asyncio protocol that both ends of the host's socket speak."""
+"""FrameProtocol: the asyncio protocol at both ends of the torch host's socket."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar, cast
 
 import msgspec
 
-from service.engines.torch.protocol.messages import FromHost, ToHost, frame, frame_length
+from service.core.errors import InvalidRequest
+from service.engines.torch.protocol.messages import (
+    CallFailed,
+    Events,
+    FrameTooLarge,
+    FromHost,
+    PromptScores,
+    RequestFailed,
+    Text,
+    ToHost,
+    TokenIds,
+    Tokenizer,
+    frame,
+    frame_length,
+)
 
 HEADER_BYTES = 4
 Received = TypeVar("Received")
 
 
+def host_frames(message: FromHost) -> Iterator[bytes]:
+    """Encode a message of the host.
+
+    If it is too large for a frame, the requests or the call that it is for fail, and nobody else:
+    the connection, and with it all other models, is kept. Raises FrameTooLarge for a message that
+    belongs to no request or call.
+    """
+    try:
+        yield frame(message)
+    except FrameTooLarge as error:
+        for smaller in _reduced(message, error):
+            yield from host_frames(smaller)
+
+
+def _reduced(message: FromHost, error: FrameTooLarge) -> Iterator[FromHost]:
+    """What is sent instead of a message that is too large."""
+    reason = f"The answer is too large to be sent: {error}."
+    match message:
+        case Events(items=((request_id, _),)) | PromptScores(request_id=request_id):
+            yield RequestFailed(request_id=request_id, code=InvalidRequest.code, message=reason)
+        case Events(items=items):
+            for item in items:
+                yield Events((item,))
+        case TokenIds() | Text() | Tokenizer():
+            yield CallFailed(message.call_id, InvalidRequest.code, reason)
+        case _:
+            raise error
+
+
 class FrameProtocol(asyncio.Protocol, Generic[Received]):
-    """Decodes what arrives, hands it to `on_message`, and says once when the peer is gone."""
+    """Passes each decoded message to `on_message`, and the loss of the peer, once, to `on_lost`."""
 
     def __init__(
         self,
@@ -39,7 +82,10 @@ class FrameProtocol(asyncio.Protocol, Generic[Received]):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Hand on every whole message; a frame that cannot be decoded ends the connection."""
+        """Pass on all complete messages; a frame that cannot be decoded ends the connection.
+
+        Whose it is cannot be told, and neither where the next one begins.
+        """
         self._buffer += data
         start = 0
         try:
@@ -61,11 +107,11 @@ class FrameProtocol(asyncio.Protocol, Generic[Received]):
         self._on_lost()
 
     def send(self, message: ToHost | FromHost) -> None:
-        """Queue one message; a no-op once the peer is gone, which `on_lost` reports."""
+        """Queue one message; dropped once the peer is gone. Raises FrameTooLarge."""
         self.send_frame(frame(message))
 
     def send_frame(self, data: bytes) -> None:
-        """Queue one encoded frame."""
+        """Queue an encoded frame."""
         if self._transport is not None:
             self._transport.write(data)
 

@@ -1,7 +1,7 @@
-"""What the service and the torch host say to each other: msgpack frames over a UNIX socket.
+"""Messages between the service and the torch host: msgpack frames over a UNIX socket.
 
 A frame is a 4-byte big-endian length and one msgpack value of `ToHost` or `FromHost`.
-This module is imported by both sides and knows no torch.
+Both processes import this module; it imports no torch.
 """
 
 import struct
@@ -21,7 +21,7 @@ _LENGTH = struct.Struct(">I")
 
 
 KernelChoice = Literal["auto", "compiled", "eager"]
-"""Compiled programs, transformers' own code, or whichever is faster for a model."""
+"""Compiled programs, transformers' own code, or programs where there is one."""
 
 
 class LoadModel(Struct, frozen=True, kw_only=True, tag="load"):
@@ -29,11 +29,11 @@ class LoadModel(Struct, frozen=True, kw_only=True, tag="load"):
 
     model: ResolvedModel
     slots: int
-    """How many requests may be live at once."""
+    """Requests that run at once."""
     prefill_chunk_tokens: int
-    """Most prompt tokens that are prefilled between two decode steps."""
+    """Longest prefill chunk between two decode steps."""
     max_itl_ms: float
-    """Gap between the tokens of an answer that other requests' prompts should not exceed."""
+    """Inter-token latency that prefill must not exceed for running requests."""
     kernels: KernelChoice = "auto"
     max_answer_tokens: int | None = None
     """Longest answer to a request that names no `max_tokens`; None: until the context is full."""
@@ -53,7 +53,7 @@ class Generate(Struct, frozen=True, tag="generate"):
 
 
 class Cancel(Struct, frozen=True, tag="cancel"):
-    """Stop a request and free its slot; nothing answers."""
+    """Cancel a request and free its slot; unknown ids are ignored, and nothing answers."""
 
     request_id: str
 
@@ -92,24 +92,24 @@ class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
     device: str
     threads: int
     wait_policy: str | None
-    """`OMP_WAIT_POLICY`, where it is set."""
+    """`OMP_WAIT_POLICY`; None if unset."""
     spin_count: int | None
-    """`GOMP_SPINCOUNT`, where it is set to a number."""
+    """`GOMP_SPINCOUNT`; None if unset or not a number."""
     cpu_features: tuple[str, ...]
-    """Of the instruction sets that kernels are made for, those that the processor has."""
+    """Instruction sets of the processor that the kernels distinguish."""
 
 
 class Heartbeat(Struct, frozen=True, tag="heartbeat"):
-    """The process is alive; sent every `--heartbeat` seconds, whatever it does."""
+    """Sign of life, sent every `--heartbeat` seconds."""
 
     turns: int
-    """Steps and rests of the engine since its start."""
+    """Turns of the engine loop since its start."""
     resting: bool
-    """Whether the engine has no step to make."""
+    """Whether the engine has no step to take."""
 
 
 class LoadProgress(Struct, frozen=True, kw_only=True, tag="load_progress"):
-    """How far a load has come."""
+    """Progress of a load."""
 
     model_id: str
     stage: str
@@ -119,7 +119,7 @@ class LoadProgress(Struct, frozen=True, kw_only=True, tag="load_progress"):
 
 
 class Loaded(Struct, frozen=True, kw_only=True, tag="loaded"):
-    """The model is ready to be asked."""
+    """The model serves requests."""
 
     model_id: str
     build: ModelBuild
@@ -144,7 +144,7 @@ class Unloaded(Struct, frozen=True, tag="unloaded"):
 
 
 class Events(Struct, frozen=True, tag="events"):
-    """Everything that one step produced, for all requests: `(request_id, event)`."""
+    """Everything that one step produced, as `(request_id, event)`."""
 
     items: tuple[tuple[str, EngineEvent], ...]
 
@@ -170,7 +170,7 @@ class RequestFailed(Struct, frozen=True, kw_only=True, tag="request_failed"):
 
 
 class StepTimes(Struct, frozen=True, kw_only=True):
-    """How long a model's latest steps took on average; None before the first of the kind."""
+    """Mean duration of a model's latest steps; None before the first of its kind."""
 
     decode_step_ns: int | None = None
     decode_step_requests: float | None = None
@@ -178,7 +178,7 @@ class StepTimes(Struct, frozen=True, kw_only=True):
 
 
 class DeviceMemory(Struct, frozen=True, kw_only=True):
-    """What the allocator of the device says of all models together."""
+    """Report of the device's allocator, for all models together."""
 
     name: str
     allocated_bytes: int
@@ -186,13 +186,13 @@ class DeviceMemory(Struct, frozen=True, kw_only=True):
 
 
 class MemoryReport(Struct, frozen=True, tag="memory"):
-    """A model's memory now; sent when it changes, a few times a second at most."""
+    """Memory of a model; sent when it changes, a few times a second at most."""
 
     model_id: str
     memory: ModelMemory
     steps: StepTimes = StepTimes()
     device: DeviceMemory | None = None
-    """None on the CPU, whose allocator does not tell."""
+    """None on the CPU."""
 
 
 class TokenIds(Struct, frozen=True, tag="token_ids"):
@@ -244,15 +244,24 @@ FromHost = (
 _encoder = msgspec.msgpack.Encoder()
 
 
+class FrameTooLarge(ValueError):
+    """The message exceeds MAX_FRAME_BYTES, and was not sent."""
+
+
 def frame(message: ToHost | FromHost) -> bytes:
-    """One message as a frame."""
+    """Encode one message as a frame. Raises FrameTooLarge."""
     body = _encoder.encode(message)
+    _check(len(body))
     return _LENGTH.pack(len(body)) + body
 
 
 def frame_length(header: bytes) -> int:
-    """Length of the body that a 4-byte header announces. Raises ValueError beyond the limit."""
+    """Length of the body that a 4-byte header announces. Raises FrameTooLarge."""
     (length,) = _LENGTH.unpack(header)
-    if length > MAX_FRAME_BYTES:
-        raise ValueError(f"a frame of {length} bytes exceeds {MAX_FRAME_BYTES}")
+    _check(length)
     return int(length)
+
+
+def _check(length: int) -> None:
+    if length > MAX_FRAME_BYTES:
+        raise FrameTooLarge(f"a message of {length} bytes exceeds the limit of {MAX_FRAME_BYTES}")

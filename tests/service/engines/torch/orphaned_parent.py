@@ -7,13 +7,14 @@ from pathlib import Path
 import msgspec
 
 from model_registry.spec import ResolvedModel
-from service.engines.torch.client import TorchHost
 from service.engines.torch.engine import TorchEngine
+from service.engines.torch.host import TorchHost
+from service.engines.torch.options import TorchOptions
 
 
 async def main() -> None:
     model = msgspec.json.decode(sys.argv[2], type=ResolvedModel)
-    host = TorchHost(Path(sys.argv[1]))
+    host = TorchHost(TorchOptions(data_dir=Path(sys.argv[1])))
     await TorchEngine(model, host).start()
     sys.stdout.write(f"{host.status.pid}\n")
     sys.stdout.flush()

@@ -10,8 +10,9 @@ from model_registry.catalog import load_catalog
 from model_registry.sources import locate
 from service.core.chat import ChatRequest, Sampling, TextPrompt
 from service.core.events import Finished
-from service.engines.torch.client import TorchHost
 from service.engines.torch.engine import TorchEngine
+from service.engines.torch.host import TorchHost
+from service.engines.torch.options import TorchOptions
 
 CYCLES = 20
 SETTLED = 4
@@ -28,7 +29,7 @@ def run():
 @pytest.fixture(scope="module")
 def host(run, tmp_path_factory):
     """A host that these tests share."""
-    host = TorchHost(tmp_path_factory.mktemp("host"), threads=1)
+    host = TorchHost(TorchOptions(data_dir=tmp_path_factory.mktemp("host"), threads=1))
     yield host
     run(host.aclose())
 
@@ -62,7 +63,7 @@ def own_bytes(host):
 def test_a_model_holds_about_what_was_predicted(run, host, name):
     """Weights and slots by the registry's formulas; the workspace by a rule of thumb."""
     engine = engine_of(host, name)
-    predicted = engine.need().held_bytes
+    predicted = engine.memory_estimate().held_bytes
     run(engine.start())
     held = held_bytes(engine)
     run(engine.aclose())
@@ -90,7 +91,7 @@ def test_a_request_reserves_no_more_than_was_booked(run, host, name, tokens):
             await engine.aclose()
 
     engine = engine_of(host, name)
-    engine.need()
+    engine.memory_estimate()
     finished = run(answer(engine))
     assert isinstance(finished, Finished)
     state = finished.state

@@ -1,4 +1,4 @@
-"""What a model of the torch engine will hold is predicted for every variant of the catalogue."""
+"""Memory estimates of the torch engine, for every variant of the catalogue."""
 
 from typing import get_args
 
@@ -7,7 +7,8 @@ import pytest
 from model_registry.catalog import load_catalog
 from model_registry.sources.locate import locate
 from model_registry.spec import Quantization
-from service.engines.torch.memory_estimate import WEIGHT_BYTES, TorchNeed
+from service.engines.torch.memory_estimate import WEIGHT_BYTES, TorchMemoryEstimate
+from service.engines.torch.options import TorchOptions
 
 
 def test_every_quantization_has_its_bytes():
@@ -20,13 +21,9 @@ def test_fewer_bits_are_predicted_to_hold_less(name, tmp_path):
     """Of one model the variant of 4 bits holds least, then that of 8, then the plain one."""
     entry = load_catalog().entries[name]
     held = [
-        TorchNeed(
-            locate(entry, variant, tmp_path),
-            slots=1,
-            kernels="auto",
-            threads=1,
-            max_answer_tokens=None,
-        ).need.held_bytes
+        TorchMemoryEstimate(
+            locate(entry, variant, tmp_path), TorchOptions(data_dir=tmp_path, slots=1), threads=1
+        ).at_rest.held_bytes
         for variant in ("int4", "int8", None, "float32")
     ]
 

@@ -1,37 +1,18 @@
 """Requests of one process: their events, and who is suspected when it dies."""
 
-import asyncio
-
 import pytest
 
 from service.core.errors import EngineDied, InvalidRequest
-from service.core.events import Finished, ModelBuild, Started, StateBytes, TokenLogprob
+from service.core.events import Started, TokenLogprob
 from service.engines.torch.streams import Streams
 
 STARTED = Started(queued_ns=1, scheduled_ns=2, prompt_tokens=3)
-FINISHED = Finished(
-    reason="stop",
-    prompt_tokens=3,
-    completion_tokens=0,
-    first_ns=None,
-    last_ns=None,
-    state=StateBytes(),
-    build=ModelBuild(
-        weights_sha256=None,
-        dtype="float32",
-        quantization=None,
-        engine="test",
-        engine_version="0",
-        device="cpu",
-        kernel_path="none",
-    ),
-)
 
 
 def suspects(*, last_step):
     """Which of a request that runs and one that waits is suspected."""
     streams = Streams()
-    opened = {name: streams.open(name, "m") for name in ("runs", "waits")}
+    opened = {name: streams.open(name) for name in ("runs", "waits")}
     streams.deliver("runs", STARTED)
     opened["runs"].arrived.get_nowait()
     streams.lose("it died", retry_after_s=2, last_step=last_step)
@@ -57,25 +38,11 @@ def test_a_death_of_something_else_suspects_nobody():
     assert suspects(last_step=None) == []
 
 
-def test_a_model_is_new_until_it_has_answered():
-    """And again after its process died, or it was unloaded."""
-    streams = Streams()
-    streams.open("a", "m")
-    assert streams.new
-    streams.deliver("a", FINISHED)
-    assert not streams.new
-    streams.forget("m")
-    assert streams.new
-    streams.deliver("a", FINISHED)
-    streams.lose("it died", retry_after_s=None, last_step=())
-    assert streams.new
-
-
 def test_scores_that_come_in_parts_are_told_with_the_start():
     """The host sends a prompt's scores chunk by chunk; the service joins them."""
     scores = [TokenLogprob(token_id=id_, text="", logprob=-1.0) for id_ in range(5)]
     streams = Streams()
-    stream = streams.open("a", "m")
+    stream = streams.open("a")
     streams.score("a", scores[:2])
     streams.score("gone", scores)
     streams.score("a", scores[2:])
@@ -87,29 +54,26 @@ def test_scores_that_come_in_parts_are_told_with_the_start():
 def test_an_id_is_used_once_at_a_time():
     """A second stream with the id of an open one is refused."""
     streams = Streams()
-    streams.open("a", "m")
+    streams.open("a")
     with pytest.raises(InvalidRequest, match="in use"):
-        streams.open("a", "m")
+        streams.open("a")
     streams.close("a")
-    streams.open("a", "other")
+    streams.open("a")
 
-    assert (streams.of("m"), streams.of("other"), len(streams)) == (0, 1, 1)
+    assert len(streams) == 1
 
 
-def test_a_stream_ends_with_its_last_event_or_an_error():
-    """An error is raised; what arrives for a closed stream is dropped."""
+async def test_a_stream_ends_with_an_error():
+    """The error is raised; what arrives for a closed stream is dropped."""
     streams = Streams()
-    stream = streams.open("a", "m")
+    stream = streams.open("a")
     streams.deliver("a", STARTED)
     streams.fail(EngineDied("gone"))
 
-    async def read():
-        assert await stream.next() is STARTED
-        assert not stream.ended
-        with pytest.raises(EngineDied, match="gone"):
-            await stream.next()
-
-    asyncio.run(read())
-    assert stream.ended
+    assert await stream.next() is STARTED
+    with pytest.raises(EngineDied, match="gone"):
+        await stream.next()
     streams.close("a")
-    streams.deliver("a", FINISHED)
+    streams.deliver("a", STARTED)
+
+    assert len(streams) == 0

@@ -3,7 +3,7 @@
 import pytest
 
 from service.core.ports import LoadProgress
-from service.engines.vllm.log import StartReader, cause, tail
+from service.engines.vllm.log import StartReader, cause
 
 START = """\
 (APIServer pid=79) INFO 11-24 12:58:21 [model.py:733] Resolved architecture: LlamaForCausalLM
@@ -107,8 +107,3 @@ def test_the_cause_is_the_error_that_others_followed(log, named):
 def test_a_healthy_log_names_no_cause():
     """Information is no error."""
     assert cause(START.splitlines()) is None
-
-
-def test_the_tail_of_no_log_is_empty(tmp_path):
-    """A process that could not be started has written nothing."""
-    assert tail(tmp_path / "none.log") == []

@@ -10,10 +10,11 @@ import pytest
 from model_registry.spec import ModelSpec, ResolvedModel, Variant
 from service.core.errors import ModelNotReady
 from service.engines.vllm.command import VllmOptions
-from service.engines.vllm.engine import VllmEngine, file_stem
+from service.engines.vllm.engine import VllmEngine
 from service.engines.vllm.install import VllmInstall, find_install
 from service.engines.vllm.plan import make_plan
 from service.engines.vllm.platform import refusal
+from service.engines.vllm.server import file_stem
 
 LLAMA = {"model_type": "llama", "vocab_size": 64, "hidden_size": 64, "intermediate_size": 96,
          "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}  # fmt: skip

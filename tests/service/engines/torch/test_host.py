@@ -18,9 +18,9 @@ from service.core.chat import ChatRequest, Sampling, TextPrompt
 from service.core.errors import ContextOverflow, EngineFailed, InvalidRequest, ModelNotReady
 from service.core.events import Delta, Finished
 from service.core.ports import Engine, LoadReporting, Supervised, Tokenizing
-from service.engines.torch import process as host_process
-from service.engines.torch.client import TorchHost
 from service.engines.torch.engine import TorchEngine
+from service.engines.torch.host import TorchHost
+from service.engines.torch.options import TorchOptions
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,9 @@ def run():
 @pytest.fixture(scope="module")
 def host(run, tmp_path_factory):
     """A host that these tests share; the one that kills it lets it recover."""
-    host = TorchHost(tmp_path_factory.mktemp("host"), slots=4, prefill_chunk_tokens=16)
+    host = TorchHost(
+        TorchOptions(data_dir=tmp_path_factory.mktemp("host"), slots=4, prefill_chunk_tokens=16)
+    )
     yield host
     run(host.aclose())
 
@@ -80,7 +82,7 @@ def test_it_keeps_every_protocol(engine):
 
 def test_a_text_that_cannot_fit_is_not_sent_to_the_host(run, host, engine, monkeypatch):
     """A megabyte of text is refused by its bytes, before anybody tokenizes it."""
-    monkeypatch.setattr(host, "_send", None)
+    monkeypatch.setattr(host, "send", None)
     long = msgspec.structs.replace(request(), prompt=TextPrompt("hello the " * 100_000))
 
     async def ask():
@@ -107,10 +109,12 @@ def test_the_runtime_says_what_was_chosen(run, chattable, tmp_path, monkeypatch,
     """Process, threads and each model's kernels are shown and logged; step times once measured."""
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setenv("GOMP_SPINCOUNT", "10")
-    caplog.set_level("INFO", "service.engines.torch.client")
-    host = TorchHost(
-        tmp_path, slots=3, prefill_chunk_tokens=7, max_itl_ms=50, kernels="eager", threads=1
-    )
+    caplog.set_level("INFO", "service.engines.torch")
+    options = TorchOptions(
+        data_dir=tmp_path, slots=3, prefill_chunk_tokens=7, max_itl_ms=50, kernels="eager",
+        threads=1,
+    )  # fmt: skip
+    host = TorchHost(options)
     engine = TorchEngine(chattable("chosen"), host)
     try:
         run(engine.start())
@@ -139,9 +143,10 @@ def test_a_load_reports_its_stages(run, host, chattable):
     """Tokenizer, weights with their bytes, and slots are reported; afterwards nothing is."""
     engine = TorchEngine(chattable("reported"), host)
     seen = []
-    report = engine._report
-    engine._report = lambda progress: (seen.append(progress), report(progress))
+    receive = engine.receive
+    engine.receive = lambda message: (receive(message), seen.append(engine.load_progress()))
     run(engine.start())
+    seen = [progress for progress in seen if progress is not None]
     stages = [progress.stage for progress in seen]
     weights = [progress for progress in seen if progress.stage == "weights"]
     run(engine.aclose())
@@ -243,16 +248,15 @@ def test_a_killed_host_fails_its_requests_and_comes_back(run, host, engine):
 
 def test_the_socket_is_for_this_user_alone(run, engine, host):
     """Its folder is closed to others, and the socket is gone once the host has connected."""
-    folder = host._data_dir / "run"
+    folder = host.options.data_dir / "run"
 
     assert folder.stat().st_mode & 0o077 == 0
 
 
 def test_a_load_that_kills_the_host_is_reported(run, chattable, tmp_path, monkeypatch):
     """A host that ends before it serves fails the load with its last words."""
-    monkeypatch.setattr("service.engines.torch.client.default_threads", lambda: -1)
     monkeypatch.setattr("service.engines.torch.process.sys.executable", "/bin/false")
-    host = TorchHost(tmp_path)
+    host = TorchHost(TorchOptions(data_dir=tmp_path, threads=1))
     with pytest.raises(ModelNotReady, match="ended with status 1"):
         run(TorchEngine(chattable(), host).start())
 
@@ -262,7 +266,9 @@ def test_a_load_that_kills_the_host_is_reported(run, chattable, tmp_path, monkey
 
 def test_closing_ends_the_host_and_what_runs(run, chattable, tmp_path):
     """The child is gone within seconds; running requests fail; the host stays closed."""
-    host = TorchHost(tmp_path / ("a-long-folder-name-" * 6))  # its socket lies elsewhere
+    host = TorchHost(
+        TorchOptions(data_dir=tmp_path / ("a-long-folder-name-" * 6))  # its socket lies elsewhere
+    )
     engine = TorchEngine(chattable(), host)
 
     async def close():
@@ -322,68 +328,6 @@ def test_the_host_refuses_an_environment_that_torch_would_misread(environment):
 
     assert ended.returncode == os.EX_USAGE
     assert "before torch is imported" in ended.stderr
-
-
-def test_memory_of_a_step_is_kept_for_the_next(monkeypatch, tmp_path):
-    """The host keeps freed memory up to a bound, unless the operator says otherwise."""
-    kept = host_process.environment(1, tmp_path)
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "7")
-    chosen = host_process.environment(1, tmp_path)
-
-    assert int(kept["MALLOC_TRIM_THRESHOLD_"]) >= 2**27
-    assert chosen["MALLOC_TRIM_THRESHOLD_"] == "7"
-
-
-@pytest.mark.parametrize(
-    ("given", "found"),
-    [
-        ({}, {"GOMP_SPINCOUNT": str(host_process.SPIN_COUNT), "OMP_WAIT_POLICY": None}),
-        ({"GOMP_SPINCOUNT": "5"}, {"GOMP_SPINCOUNT": "5", "OMP_WAIT_POLICY": None}),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": None, "OMP_WAIT_POLICY": "ACTIVE"}),
-    ],
-)
-def test_threads_spin_for_a_bounded_time(monkeypatch, tmp_path, given, found):
-    """By default a spin count bounds it; the operator's own count or policy is left alone."""
-    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    environment = host_process.environment(3, tmp_path)
-
-    assert {name: environment.get(name) for name in found} == found
-    assert environment["OMP_NUM_THREADS"] == "3"
-
-
-def test_compiled_kernels_are_kept_in_the_data_folder(monkeypatch, tmp_path):
-    """A start after the first finds them, wherever the operator keeps the data."""
-    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
-    kept = host_process.environment(1, tmp_path)["NUMBA_CACHE_DIR"]
-    monkeypatch.setenv("NUMBA_CACHE_DIR", "/elsewhere")
-
-    assert kept == str(tmp_path / "cache" / "kernels")
-    assert host_process.environment(1, tmp_path)["NUMBA_CACHE_DIR"] == "/elsewhere"
-
-
-@pytest.mark.parametrize(
-    ("quota", "wanted", "threads"),
-    [
-        ("max 100000", "", 6),
-        ("250000 100000", "", 2),
-        ("50000 100000", "", 1),
-        (None, "", 6),
-        ("max 100000", "3,2", 3),
-        ("max 100000", "many", 6),
-    ],
-)
-def test_all_cores_compute_unless_told_otherwise(monkeypatch, tmp_path, quota, wanted, threads):
-    """Affinity, a container's quota and OMP_NUM_THREADS say how many threads there are."""
-    monkeypatch.setattr(host_process.os, "sched_getaffinity", lambda _: set(range(6)))
-    monkeypatch.setattr(host_process, "CPU_QUOTA", tmp_path / "cpu.max")
-    monkeypatch.setenv("OMP_NUM_THREADS", wanted)
-    if quota is not None:
-        (tmp_path / "cpu.max").write_text(f"{quota}\n")
-
-    assert host_process.default_threads() == threads
 
 
 def test_the_service_imports_no_torch():

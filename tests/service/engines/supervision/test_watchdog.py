@@ -1,12 +1,10 @@
 """Signs of life, time and work, and whether they make a stalled engine."""
 
-import asyncio
-
 import pytest
 
-from service.engines.torch.watchdog import PATIENCE, StallWatch, Work, keep_watch
+from service.engines.supervision.watchdog import PATIENCE, Watchdog, Workload
 
-RUNNING = Work(requests=1)
+RUNNING = Workload(requests=1)
 
 
 def looks(watch, work, seconds, *, after=lambda: None):
@@ -23,8 +21,8 @@ def looks(watch, work, seconds, *, after=lambda: None):
 @pytest.fixture
 def watch():
     """A watch that has looked once, for stalls of 8 s."""
-    watch = StallWatch(8)
-    watch.look(0.0, Work())
+    watch = Watchdog(8)
+    watch.look(0.0, Workload())
     return watch
 
 
@@ -48,13 +46,13 @@ def test_an_engine_that_steps_is_never_stalled(watch):
 
 def test_nothing_to_do_is_no_stall(watch):
     """And the time of rest is not held against the next request."""
-    assert set(looks(watch, Work(), 80)) == {None}
+    assert set(looks(watch, Workload(), 80)) == {None}
     assert set(looks(watch, RUNNING, 7)) == {None}
 
 
 def test_a_load_or_a_first_answer_gets_more_time(watch):
     """Compilation takes its time; a process that never comes back is found in the end."""
-    said = looks(watch, Work(requests=1, new=True), 8 * PATIENCE)
+    said = looks(watch, Workload(requests=1, slow_steps=True), 8 * PATIENCE)
 
     assert set(said[:-1]) == {None}
     assert said[-1] == "said nothing for 80 s"
@@ -62,7 +60,7 @@ def test_a_load_or_a_first_answer_gets_more_time(watch):
 
 def test_a_load_needs_no_steps(watch):
     """A process that only loads is alive as long as it says anything."""
-    work = Work(calls=1, new=True)
+    work = Workload(calls=1, slow_steps=True)
 
     assert set(looks(watch, work, 8 * PATIENCE + 8, after=watch.heard)) == {None}
     assert looks(watch, work, 8 * PATIENCE)[-1] is not None
@@ -74,9 +72,9 @@ def test_a_watcher_that_was_stopped_itself_blames_nobody(watch):
     assert watch.silent_s == 2 * watch.look_s
 
 
-def test_a_stall_is_told_once_with_what_waited():
+async def test_a_stall_is_told_once_with_what_waited():
     """The watch ends with it."""
     told = []
-    asyncio.run(keep_watch(StallWatch(0.01), lambda: Work(requests=2), told.append))
+    await Watchdog(0.01).watch(lambda: Workload(requests=2), told.append)
 
     assert told == ["said nothing for 0.01 s while 2 requests waited or ran"]

@@ -1,0 +1,1 @@
+"""Supervision of child processes: starts, restarts, watchdog, logs, sockets."""
