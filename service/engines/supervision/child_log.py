@@ -88,7 +88,7 @@ class ChildLog:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         file = self._opened()
         try:
-            while data := os.read(reader, READ_BYTES):
+            while data := os.read(reader, min(READ_BYTES, self._max_bytes)):
                 self._tail += data
                 del self._tail[:-TAIL_BYTES]
                 self._tell(decoder.decode(data))
@@ -119,6 +119,7 @@ class ChildLog:
             file.write(data)
         except OSError as error:
             log.warning("%s is not written any more: %s", self._path, error.strerror)
+            file.close()
             return None
         return file
 

@@ -64,7 +64,9 @@ class Calls:
 
 def error_named(code: str, message: str, param: str | None) -> TriptychError:
     """The error with a code of `service.core.errors`; EngineFailed for an unknown one."""
-    return _ERRORS.get(code, EngineFailed)(message, param=param)
+    error = _ERRORS.get(code, EngineFailed)(message)
+    error.param = param
+    return error
 
 
 def _with_subclasses(root: type[TriptychError]) -> Iterator[type[TriptychError]]:

@@ -138,6 +138,10 @@ class VllmProcess:
             process.stdin.close()  # the guardian ends what is left, also if nobody waits for it
         if await process.wait() < 0 and self._group is not None:
             await asyncio.to_thread(guardian.end_group, self._group)  # it could not do so itself
+        if self._ended is not None:
+            await asyncio.wait([self._ended])
+        assert process.stdout is not None
+        await process.stdout.read()  # its end closes the pipes
         await asyncio.to_thread(self._log.drain)
         self.socket.unlink(missing_ok=True)
 

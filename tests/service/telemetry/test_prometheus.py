@@ -33,7 +33,7 @@ STATS = WriterStats(
     failed_writes=1, refused_rows=2, unwritable_rows=0,
 )  # fmt: skip
 DOCUMENTED = Path("docs/metrics.md").read_text(encoding="utf-8")
-MEMORY = ProcessMemory(rss_bytes=100, pss_bytes=None, peak_rss_bytes=120)
+MEMORY = ProcessMemory(pid=1, rss_bytes=100, pss_bytes=None, peak_rss_bytes=120)
 
 
 def metrics() -> PrometheusMetrics:
