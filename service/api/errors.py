@@ -1,4 +1,8 @@
-"""Errors as clients of the OpenAI API know them: one body for every status."""
+"""Errors in OpenAI's shape, and the HTTP status of each.
+
+What passes by itself is 503, with the time after which to try again. What does not is a 4xx that
+OpenAI's clients do not retry (they retry 408, 409, 429 and 5xx): nobody waits for the same refusal.
+"""
 
 import logging
 import math
@@ -11,10 +15,13 @@ from msgspec import Struct
 
 from service.api.request_id import request_id_of
 from service.core.errors import (
+    DeadlineExceeded,
     DoesNotFit,
+    FeatureDisabled,
     InvalidRequest,
     ModelNotReady,
     NotFound,
+    RequestTimeout,
     TriptychError,
     Unavailable,
 )
@@ -24,16 +31,24 @@ log = logging.getLogger(__name__)
 #: The nearest ancestor counts.
 STATUS: dict[type[TriptychError], int] = {
     InvalidRequest: 400,
+    FeatureDisabled: 403,
     NotFound: 404,
+    RequestTimeout: 408,
     Unavailable: 503,
+    DeadlineExceeded: 504,
     TriptychError: 500,
+}
+#: Of the unavailable, what lasts until somebody acts: then it carries no `retry_after_s`.
+LASTING: dict[type[TriptychError], int] = {
+    DoesNotFit: 400,  # a smaller request, or another model, would fit
+    ModelNotReady: 424,  # the request depends on a load that has failed
 }
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
 _INTERNAL = "The server had an error while processing your request."
 
 
 class Problem(Struct, frozen=True, kw_only=True):
-    """What went wrong."""
+    """One error."""
 
     message: str
     type: str
@@ -49,11 +64,15 @@ class ErrorBody(Struct, frozen=True):
 
 def status_of(error: TriptychError) -> int:
     """The HTTP status of an error."""
+    if error.retry_after_s is None:
+        for kind, status in LASTING.items():
+            if isinstance(error, kind):
+                return status
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
 def problem_of(error: Exception) -> Problem:
-    """What a client may know of an error: nothing of one that is not ours."""
+    """The part of an error that clients see: nothing of one that is not ours."""
     if not isinstance(error, TriptychError):
         return Problem(message=_INTERNAL, type="server_error", param=None, code="internal_error")
     return Problem(
@@ -68,19 +87,18 @@ def _type_of(status: int) -> str:
 
 
 def retry_headers(error: TriptychError) -> dict[str, str]:
-    """When a client should try again; the openai clients obey all three headers."""
+    """When a client should try again; OpenAI's clients obey all three headers."""
     if error.retry_after_s is not None:
         return {
             "retry-after": str(max(1, math.ceil(error.retry_after_s))),
             "retry-after-ms": str(math.ceil(error.retry_after_s * 1000)),
         }
-    # The openai clients would try twice more, and their user would wait for the same reason.
-    hopeless = isinstance(error, ModelNotReady | DoesNotFit)
-    return {"x-should-retry": "false"} if hopeless else {}
+    # A request whose time is up is not sent again behind its caller's back.
+    return {"x-should-retry": "false"} if isinstance(error, DeadlineExceeded) else {}
 
 
 def handle_triptych_error(_: Request[Any, Any, Any], error: TriptychError) -> Response[ErrorBody]:
-    """One of our own errors."""
+    """Respond to one of our own errors."""
     status = status_of(error)
     if status == 500:  # noqa: PLR2004 (internal error)
         log.error("internal error", exc_info=error)
@@ -88,7 +106,7 @@ def handle_triptych_error(_: Request[Any, Any, Any], error: TriptychError) -> Re
 
 
 def handle_http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[ErrorBody]:
-    """The framework's own errors: no such path, wrong method, too large, malformed."""
+    """Respond to the framework's errors: no such path, wrong method, too large, malformed."""
     status = 400 if error.status_code == 422 else error.status_code  # noqa: PLR2004 (as OpenAI)
     param, message = None, error.detail
     if isinstance(error, ValidationException):
@@ -116,7 +134,7 @@ def _invalid_value(error: ValidationException) -> tuple[str | None, str]:
 
 
 def handle_unreadable(_: Request[Any, Any, Any], __: Exception) -> Response[ErrorBody]:
-    """A body that is no text, or nested too deeply: the framework lets these two through."""
+    """Respond to a body that is no text, or nested too deeply: the framework lets both through."""
     problem = Problem(
         message="The request body is not valid JSON, or is nested too deeply.",
         type="invalid_request_error",
@@ -127,7 +145,7 @@ def handle_unreadable(_: Request[Any, Any, Any], __: Exception) -> Response[Erro
 
 
 def handle_bug(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorBody]:
-    """Anything else is a bug: logged whole, and hidden from the client."""
+    """Respond to a bug: logged whole, and hidden from the client."""
     log.error("%s failed", request_id_of(request.scope), exc_info=error)
     return _response(problem_of(error), 500, {})
 

@@ -4,12 +4,18 @@
     ├── InvalidRequest            the request itself is wrong; nothing was started
     │   ├── UnsupportedField      a known field that is not supported here, refused by name
     │   ├── ContextOverflow       prompt and answer do not fit the model's context
-    │   └── PoisonedRequest       the engine died each time that it ran this request
+    │   └── PoisonedRequest       the engine died each time it ran this request
+    ├── RequestTimeout            the client took too long to send its request
+    ├── FeatureDisabled           switched off by the operator
     ├── NotFound                  no such record, route or page
     │   └── ModelNotFound         no such model, variant or route
-    ├── Unavailable               try again later
+    │       ├── ModelNotPulled    its files are not on this machine
+    │       └── ModelUnusable     its files are damaged, or cannot be served here
+    ├── DeadlineExceeded          the answer was not complete within the request's time limit
+    ├── Unavailable               the service cannot answer now
     │   ├── Overloaded            the queue is full
-    │   ├── ModelNotReady         the model could not be loaded, or its files are not here
+    │   ├── MachineBusy           no quiet moment for an isolated comparison
+    │   ├── ModelNotReady         the model could not be loaded
     │   ├── DoesNotFit            the memory budget has no room for the model or the request
     │   ├── Draining              the service is shutting down
     │   ├── StoreUnavailable      records cannot be written or read: disk full, locked, gone
@@ -81,6 +87,18 @@ class PoisonedRequest(InvalidRequest):
     code = "poisoned_request"
 
 
+class RequestTimeout(TriptychError):
+    """The client took too long to send its request."""
+
+    code = "request_timeout"
+
+
+class FeatureDisabled(TriptychError):
+    """The operator has switched this off; the message names the setting."""
+
+    code = "feature_disabled"
+
+
 class NotFound(TriptychError):
     """No such thing."""
 
@@ -93,8 +111,20 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
 
+class ModelNotPulled(ModelNotFound):
+    """The model's files are not on this machine; the message has the command that fetches them."""
+
+    code = "model_not_pulled"
+
+
+class ModelUnusable(ModelNotFound):
+    """The model's files are damaged, or of a kind that cannot be served here."""
+
+    code = "model_unusable"
+
+
 class Unavailable(TriptychError):
-    """Try again later."""
+    """The service cannot answer; most of these pass by themselves."""
 
     code = "unavailable"
 
@@ -105,8 +135,17 @@ class Overloaded(Unavailable):
     code = "overloaded"
 
 
+class MachineBusy(Unavailable):
+    """An isolated comparison found no moment at which nothing else ran."""
+
+    code = "machine_busy"
+
+
 class ModelNotReady(Unavailable):
-    """The model could not be loaded, or its files are not on this machine."""
+    """The model could not be loaded.
+
+    Without `retry_after_s` somebody has to mend something first.
+    """
 
     code = "model_not_ready"
 
@@ -114,7 +153,7 @@ class ModelNotReady(Unavailable):
 class DoesNotFit(Unavailable):
     """The memory budget has no room; the message has the numbers and names what would have to go.
 
-    Without `retry_after_s` it never will have, unless the budget or what is pinned changes.
+    Without `retry_after_s` it never will, unless the budget or the set of pinned models changes.
     """
 
     code = "does_not_fit"
@@ -124,6 +163,12 @@ class Draining(Unavailable):
     """The service is shutting down."""
 
     code = "draining"
+
+
+class DeadlineExceeded(TriptychError):
+    """The answer was not complete within the request's time limit."""
+
+    code = "deadline_exceeded"
 
 
 class StoreUnavailable(Unavailable):

@@ -43,6 +43,7 @@ class CardArm(Struct, frozen=True, kw_only=True):
     model: str
     weight: float | None
     """None if the order decides."""
+    status: CardStatus
 
 
 class CardRoute(Struct, frozen=True, kw_only=True):
@@ -156,7 +157,11 @@ def route_card(
         route=CardRoute(
             policy=policy,
             arms=[
-                CardArm(model=arm.model, weight=arm.weight if policy == "weighted" else None)
+                CardArm(
+                    model=arm.model,
+                    weight=arm.weight if policy == "weighted" else None,
+                    status=card_status(models[arm.model]),
+                )
                 for arm in route.arms
             ],
         ),

@@ -8,7 +8,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from service.core.errors import Overloaded
+from service.core.errors import Overloaded, TriptychError
 from service.core.model_status import LoadState
 from service.core.ports import LoadProgress
 
@@ -43,6 +43,11 @@ class ModelEvents:
         """Whether anybody listens."""
         return bool(self._subscribers)
 
+    def close(self, reason: TriptychError) -> None:
+        """End every subscription: its reader gets *reason*."""
+        for subscriber in self._subscribers:
+            subscriber.end(reason)
+
     def publish(self, change: ModelChange) -> None:
         """Tell everybody; a reader that is too far behind is dropped."""
         for subscriber in self._subscribers:
@@ -68,6 +73,11 @@ class _Subscriber:
         self._changes: deque[ModelChange] = deque()
         self._arrived = asyncio.Event()
         self._lost = False
+        self._end: TriptychError | None = None
+
+    def end(self, reason: TriptychError) -> None:
+        self._end = reason
+        self._arrived.set()
 
     def put(self, change: ModelChange) -> None:
         self._lost = self._lost or len(self._changes) >= BEHIND_AT_MOST
@@ -77,6 +87,8 @@ class _Subscriber:
 
     async def get(self) -> ModelChange:
         while not self._changes:
+            if self._end is not None:
+                raise self._end
             if self._lost:
                 raise Overloaded("the events were not read in time; subscribe again")
             self._arrived.clear()

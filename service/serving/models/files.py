@@ -10,6 +10,7 @@ from model_registry.catalog import CatalogEntry
 from model_registry.errors import NotPulled, RegistryError, UnsupportedArchitecture
 from model_registry.sources.model_files import read_config
 from model_registry.spec import ResolvedModel
+from service.core.errors import ModelNotPulled, ModelUnusable, TriptychError
 from service.core.model_status import ArchitectureSummary
 
 log = logging.getLogger(__name__)
@@ -31,14 +32,16 @@ class LocatedModel:
         self.architecture = _summary(entry.spec.architecture)
         """None until a config was found, and where it cannot be read here."""
 
-    def look(self) -> tuple[ResolvedModel | None, str | None]:
+    def look(self) -> ResolvedModel | TriptychError:
         """Blocking: the model's files, or why they cannot be used."""
         try:
             model = self._locate(self._entry, self._variant, self._models_dir)
             if self.architecture is None and model.path:
                 self.architecture = _summary(read_config(Path(model.path)))
-        except (NotPulled, UnsupportedArchitecture) as error:
-            return None, str(error)
+        except NotPulled as error:
+            return ModelNotPulled(str(error), param="model")
+        except UnsupportedArchitecture as error:
+            return ModelUnusable(str(error), param="model")
         except RegistryError as error:
             name = (
                 f"{self._entry.spec.id}:{self._variant}" if self._variant else self._entry.spec.id
@@ -46,8 +49,10 @@ class LocatedModel:
             if str(error) != self._logged:  # looked at again and again: logged once
                 self._logged = str(error)
                 log.warning("the files of %s cannot be used: %s", name, error)
-            return None, f"the files of {name} cannot be used; see the service's log"
-        return model, None
+            return ModelUnusable(
+                f"the files of {name} cannot be used; see the service's log", param="model"
+            )
+        return model
 
 
 def _summary(config: Mapping[str, Any]) -> ArchitectureSummary | None:

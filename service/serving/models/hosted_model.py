@@ -100,7 +100,7 @@ class HostedModel:
     def _loaded(self, load: "asyncio.Task[Engine | TriptychError]") -> Engine:
         if load.cancelled():
             why = "the service is shutting down" if self._closed else "it was unloaded meanwhile"
-            raise ModelNotReady(f"{self.id} was not loaded: {why}")
+            raise ModelNotReady(f"{self.id} was not loaded: {why}", retry_after_s=1.0)
         outcome = load.result()
         if isinstance(outcome, TriptychError):
             raise outcome
@@ -148,10 +148,10 @@ class HostedModel:
             return self.engine
         self._become("loading")
         started_ns = self._hosting.clock_ns()
-        model, error = await asyncio.to_thread(self.files.look)
-        if model is None:
-            self._failure = ModelNotReady(error or "", param="model")
-            self._become("unavailable", error)
+        model = await asyncio.to_thread(self.files.look)
+        if isinstance(model, TriptychError):
+            self._failure = model
+            self._become("unavailable", str(model))
             return self._failure
         try:
             engine, held_bytes = await self._loading.start(model)
@@ -280,8 +280,8 @@ class HostedModel:
         """Blocking: what it holds or would, 0 where it does not count or its files are not here."""
         if self.engine is not None:
             return self.memory.held_bytes(self.id)
-        model, _ = self.files.look()
-        if model is None:
+        model = self.files.look()
+        if isinstance(model, TriptychError):
             return 0
         return self._loading.need_bytes(model)
 

@@ -4,15 +4,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from model_registry.catalog import Catalog
 from model_registry.sources import locate
-from service.core.chat import ChatRequest
-from service.core.errors import ConfigError, Draining, ModelNotFound, TriptychError, Unavailable
+from service.core.errors import ConfigError, Draining, ModelNotFound, TriptychError
 from service.core.model_status import ModelStatus
 from service.serving.gate import Gate
 from service.serving.memory.device_memory import DeviceMemory
@@ -21,7 +19,7 @@ from service.serving.models.dependencies import Hosting, Opener
 from service.serving.models.events import ModelChange, ModelEvents
 from service.serving.models.files import Locate
 from service.serving.models.hosted_model import HostedModel
-from service.serving.models.lease import Lease, Use
+from service.serving.models.lease import Lease
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +54,7 @@ class Pool:
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._released = asyncio.Event()
+        self._gate = gate
         self.events = ModelEvents()
         self.memory = memory or DeviceMemory(UNLIMITED_BYTES)
         hosting = Hosting(
@@ -120,8 +119,9 @@ class Pool:
         while True:
             for hosted in self.models.values():
                 if hosted.engine is None:
-                    _, error = await asyncio.to_thread(hosted.files.look)
-                    hosted.looked(error)
+                    async with self._gate.background():  # large new files are hashed
+                        found = await asyncio.to_thread(hosted.files.look)
+                    hosted.looked(str(found) if isinstance(found, TriptychError) else None)
             self._looked.set()
             await asyncio.sleep(LOOK_EVERY_S)
 
@@ -147,20 +147,6 @@ class Pool:
             Draining: the service is shutting down.
         """
         return Lease(self._open(name), self._clock_ns)
-
-    @asynccontextmanager
-    async def held(self, request: ChatRequest) -> AsyncIterator[None]:
-        """Have the request's model loaded and its state booked; inside, the model stays.
-
-        A model that cannot be had, or does not exist, is left to `admit`.
-        """
-        with contextlib.ExitStack() as stack:
-            if request.model in self.models and not self.draining:
-                use = Use(self.models[request.model])
-                stack.callback(use.end)
-                with contextlib.suppress(Unavailable):
-                    await use.begin(request)
-            yield
 
     async def check_together(self, names: Sequence[str]) -> None:
         """Raise DoesNotFit unless these models could all be loaded at once."""

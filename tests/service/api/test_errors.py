@@ -72,21 +72,28 @@ def post_raw(live, path, body):
     return httpx.post(live.base_url + path, content=body, headers=headers, timeout=20)
 
 
-def test_a_model_that_is_not_here_is_503_with_the_command_and_no_retry(live):
-    """Trying again would not help: the openai client is told not to."""
+def test_a_model_that_is_not_here_is_404_with_the_command(live):
+    """It was 503, and clients tried again in vain."""
     response = live.chat(model="phi-3.5-mini-instruct")
-    error = assert_shape(response, 503)
-    assert error["code"] == "model_not_ready"
+    error = assert_shape(response, 404)
+    assert error["code"] == "model_not_pulled"
     assert "triptych models pull phi-3.5-mini-instruct" in error["message"]
-    assert response.headers["x-should-retry"] == "false"
+    assert "retry-after" not in response.headers
+    assert live.record(response.headers["x-request-id"])["error_code"] == "model_not_pulled"
+
+
+def test_a_failed_load_is_424_with_its_reason(live):
+    """It was 503, and clients tried again in vain; when it will work nobody knows."""
+    response = live.chat(model="broken")
+    assert assert_shape(response, 424)["message"] == "no memory for it"
     assert "retry-after" not in response.headers
 
 
-def test_a_failed_load_is_503_with_its_reason(live):
-    """When it will work nobody knows, so no time is made up."""
-    response = live.chat(model="broken")
-    assert assert_shape(response, 503)["message"] == "no memory for it"
-    assert response.headers["x-should-retry"] == "false"
+def test_a_model_that_can_never_fit_is_400(serve):
+    """It was 503, as if room would be found."""
+    live = serve(memory_budget=1000)
+    response = live.chat(model="huge")
+    assert assert_shape(response, 400)["code"] == "does_not_fit"
     assert "retry-after" not in response.headers
 
 
@@ -97,6 +104,9 @@ def test_a_draining_service_is_503(serve):
     assert assert_shape(live.chat(), 503)["code"] == "draining"
     assert live.get("/ready").status_code == 503
     assert live.get("/health").json()["status"] == "draining"
+    refused = live.chat()
+    assert refused.headers["retry-after"]
+    assert refused.headers["connection"] == "close"
     assert live.get("/livez").status_code == 200
 
 
@@ -133,11 +143,46 @@ def test_a_bug_in_a_stream_shows_nothing_either(serve):
     assert "[DONE]" not in response.text
 
 
+STATUSES = {
+    "TriptychError": 500,
+    "InvalidRequest": 400,
+    "UnsupportedField": 400,
+    "ContextOverflow": 400,
+    "PoisonedRequest": 400,
+    "FeatureDisabled": 403,
+    "NotFound": 404,
+    "ModelNotFound": 404,
+    "ModelNotPulled": 404,
+    "ModelUnusable": 404,
+    "RequestTimeout": 408,
+    "Unavailable": 503,
+    "Overloaded": 503,
+    "MachineBusy": 503,
+    "ModelNotReady": 424,
+    "DoesNotFit": 400,
+    "Draining": 503,
+    "StoreUnavailable": 503,
+    "EngineFailed": 503,
+    "EngineDied": 503,
+    "DeadlineExceeded": 504,
+    "QueryCancelled": 500,
+    "ConfigError": 500,
+}
+
+
 @pytest.mark.parametrize("kind", leaves(), ids=lambda kind: kind.__name__)
 def test_every_error_has_a_status_and_a_code(kind):
-    """Also those that are yet to come: the nearest ancestor decides."""
-    assert status_of(kind("x")) in (400, 404, 500, 503)
+    """A new class has to be entered here, and so thought about."""
+    assert status_of(kind("x")) == STATUSES[kind.__name__]
     assert problem_of(kind("x")).code == kind.code
+
+
+@pytest.mark.parametrize("kind", [errors.ModelNotReady, errors.DoesNotFit])
+def test_what_passes_by_itself_is_503_with_the_time(kind):
+    """The same errors last where they have no time to try again."""
+    error = kind("x", retry_after_s=3)
+    assert status_of(error) == 503
+    assert retry_headers(error)["retry-after"] == "3"
 
 
 def test_codes_are_distinct():

@@ -37,7 +37,7 @@ def test_a_load_is_answered_at_once_or_when_it_is_done(serve):
 def test_a_load_that_fails_tells_who_waits(live):
     """With its own status and reason."""
     answer = live.post("/v1/models/broken/load?wait=true", None)
-    assert answer.status_code == 503
+    assert answer.status_code == 424
     assert answer.json()["error"]["code"] == "model_not_ready"
 
 
@@ -108,12 +108,11 @@ def test_events_show_evictions_and_loads(serve):
     assert "triptych_memory_reserved_bytes 600.0" in page
 
 
-def test_what_never_fits_is_a_503_that_is_not_to_be_tried_again(serve):
-    """The openai clients would try twice more."""
+def test_what_never_fits_is_refused_for_good(serve):
+    """OpenAI's clients try a 503 twice more."""
     live = serve(preload=(), memory_budget=1000)
     answer = live.chat(model="huge")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "does_not_fit")
-    assert answer.headers["x-should-retry"] == "false"
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "does_not_fit")
     assert "retry-after" not in answer.headers
     assert "5.86 KiB" in answer.json()["error"]["message"]
     record = live.get("/v1/records?limit=1").json()["data"][0]
@@ -121,7 +120,7 @@ def test_what_never_fits_is_a_503_that_is_not_to_be_tried_again(serve):
 
 
 def test_a_stream_that_waits_for_memory_is_kept_alive(serve):
-    """Comments come while another model's answer ends; the wait is the record's load time."""
+    """Comments come while another model's answer ends; the wait is queue and load time."""
     live = serve(preload=("large-slow",), memory_budget=1000, keepalive_s=0.1, probe=False)
     running = threading.Thread(
         target=live.chat, args=("a b c d e f g h i",), kwargs={"model": "large-slow"}
@@ -136,4 +135,19 @@ def test_a_stream_that_waits_for_memory_is_kept_alive(serve):
     record = live.get("/v1/records?limit=10&model=large").json()["data"][0]
     assert record["cold"] is True
     assert record["load_ns"] >= 100_000_000
-    assert record["metrics"]["queue_ms"] < record["load_ns"] / 1e6
+    assert record["metrics"]["queue_ms"] >= record["load_ns"] / 1e6
+
+
+def test_watchers_are_told_of_a_shutdown(serve):
+    """Their streams broke off."""
+    live = serve()
+
+    async def interrupt():
+        live.application.chat.interrupt()
+
+    with live.client.stream("GET", "/v1/models/events") as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        live.call(interrupt())
+        rest = [line for line in lines if line]
+    assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "draining"

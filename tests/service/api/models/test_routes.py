@@ -38,12 +38,20 @@ def test_variants_are_entries_with_a_parent(live):
 def test_routes_are_listed_with_their_arms(live):
     """Their context is what every arm can hold."""
     card = cards(live)["half-half"]
-    assert card["route"] == {
-        "policy": "weighted",
-        "arms": [{"model": "echo", "weight": 1.0}, {"model": "other", "weight": 1.0}],
-    }
+    assert card["route"]["policy"] == "weighted"
+    arms = [(arm["model"], arm["weight"]) for arm in card["route"]["arms"]]
+    assert arms == [("echo", 1.0), ("other", 1.0)]
     assert card["context_length"] == 64
-    assert cards(live)["chain"]["route"]["arms"][0] == {"model": "broken", "weight": None}
+
+
+def test_a_route_shows_which_of_its_arms_cannot_be_loaded(live):
+    """The route's own `loaded`, of its best arm, hid the broken one."""
+    live.chat(model="broken")
+    broken, echo = cards(live)["chain"]["route"]["arms"]
+    assert (broken["model"], broken["weight"]) == ("broken", None)
+    assert (broken["status"]["value"], broken["status"]["failed"]) == ("unloaded", True)
+    assert broken["status"]["error"] == "no memory for it"
+    assert echo["status"]["value"] == "loaded"
 
 
 def test_only_what_can_be_served_here_is_listed(live):
@@ -104,7 +112,7 @@ def test_the_list_is_quick_during_a_load(serve):
 
 def test_a_failed_load_is_on_the_card(live):
     """With the reason."""
-    assert live.chat(model="broken").status_code == 503
+    assert live.chat(model="broken").status_code == 424
     status = cards(live)["broken"]["status"]
     assert (status["value"], status["state"], status["failed"]) == ("unloaded", "failed", True)
     assert status["error"] == "no memory for it"

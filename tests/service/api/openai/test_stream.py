@@ -155,7 +155,7 @@ def test_completions_stream_text(live):
     ("model", "status", "code"),
     [
         ("nobody", 404, "model_not_found"),
-        ("broken", 503, "model_not_ready"),
+        ("broken", 424, "model_not_ready"),
         ("dead", 503, "engine_failed"),
     ],
 )

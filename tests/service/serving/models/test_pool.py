@@ -12,7 +12,9 @@ from service.core.errors import (
     Draining,
     EngineFailed,
     ModelNotFound,
+    ModelNotPulled,
     ModelNotReady,
+    ModelUnusable,
     Overloaded,
 )
 from service.core.ports import LoadProgress
@@ -176,7 +178,7 @@ def test_files_that_are_missing_make_a_model_unavailable_until_they_come(bench):
         await b.pool.start()
         status = b.pool.status("one")
         assert (status.state, status.servable) == ("unavailable", False)
-        with pytest.raises(ModelNotReady, match="triptych models pull one"):
+        with pytest.raises(ModelNotPulled, match="triptych models pull one"):
             await b.ask()
         pulled.append("one")
         assert len(await b.ask()) == 7
@@ -195,9 +197,9 @@ def test_files_that_are_broken_are_logged_once_and_not_shown(bench, caplog):
         b = bench(models=("one",), locate=find)
         files = b.pool.models["one"].files
         for _ in range(3):
-            model, error = files.look()
-        assert model is None
-        assert "/secret" not in error
+            found = files.look()
+        assert isinstance(found, ModelUnusable)
+        assert "/secret" not in str(found)
 
     run(main())
     assert caplog.text.count("/secret/one") == 1
