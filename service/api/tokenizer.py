@@ -72,7 +72,8 @@ async def tokenize(
     special = data.add_special_tokens is not False
     with services.pool.admit(name) as lease:
         engine = await lease.ready()
-        tokens = await _tokenizing(engine).tokenize(_prompt(data), add_special_tokens=special)
+        async with services.chat.gate.shared():  # it would disturb an isolated measurement
+            tokens = await _tokenizing(engine).tokenize(_prompt(data), add_special_tokens=special)
     return Tokens(
         tokens=list(tokens),
         count=len(tokens),
@@ -96,7 +97,9 @@ async def detokenize(
     fields.check(await request.body(), DetokenizeBody.__struct_fields__)
     name = only_loaded(services.pool, model or data.model)
     with services.pool.admit(name) as lease:
-        text = await _tokenizing(await lease.ready()).detokenize(data.tokens)
+        engine = await lease.ready()
+        async with services.chat.gate.shared():
+            text = await _tokenizing(engine).detokenize(data.tokens)
     return DetokenizedText(prompt=text, model=name)
 
 

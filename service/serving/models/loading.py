@@ -64,7 +64,7 @@ class Loading:
             async with contextlib.AsyncExitStack() as undo:
                 undo.push_async_callback(self._abandon, engine)
                 need = await self._admit(engine)
-                async with self._hosting.gate.shared():  # a load disturbs an isolated measurement
+                async with self._hosting.gate.background():
                     held_bytes = await self._run(engine)
                 if need is None or held_bytes is None:
                     held_bytes = None

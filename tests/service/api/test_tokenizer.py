@@ -1,5 +1,10 @@
 """Tokenizers over HTTP, at the root and under a model's own address."""
 
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 
@@ -67,3 +72,28 @@ def test_an_unknown_model_is_404(live):
     assert live.post("/tokenize", {"model": "nobody", "prompt": "x"}).status_code == 404
     assert live.get("/m/nobody/tokenizer_info").status_code == 404
     assert live.get("/tokenizer_info?model=nobody").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/tokenize", {"model": "echo", "prompt": "x"}),
+        ("/detokenize", {"model": "echo", "tokens": []}),
+    ],
+)
+def test_tokenizing_waits_for_an_isolated_measurement(live, path, body):
+    """It disturbed what was compared."""
+
+    async def measure():
+        async with live.application.chat.gate.exclusive(max_wait_s=5):
+            holding.set()
+            await asyncio.sleep(0.3)
+        return time.monotonic()
+
+    holding = threading.Event()
+    with ThreadPoolExecutor() as pool:
+        measured = pool.submit(live.call, measure())
+        assert holding.wait(10)
+        assert live.post(path, {"model": "echo", **body}).status_code == 200
+        answered_s = time.monotonic()
+        assert measured.result() <= answered_s
