@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
-from service.core.ports import RecordSink
+from service.core.ports import RecordSink, WriterStats
 from service.core.runtime import Runtime
 from service.serving.memory.report import MemoryReport
 from service.serving.models.pool import Pool
@@ -26,6 +26,8 @@ class Services:
     compare: CompareService
     reports: Reports
     sink: RecordSink
+    writer_stats: Callable[[], WriterStats]
+    """State of the record writer."""
     metrics_page: Callable[[], Awaitable[tuple[bytes, str]]]
     """The page that Prometheus scrapes, and its content type."""
     runtime: Callable[[], Runtime]

@@ -104,7 +104,21 @@ def test_a_killed_torch_host_takes_only_its_models_with_it(start_service, echo_o
     service = start_service(*echo_options, *preload)
     service.wait_ready()
 
-    killed_under_load(service, "torch.host", victims=TRIO, others=("echo",))
+    killed_under_load(service, "torch_host", victims=TRIO, others=("echo",))
+
+
+@pytest.mark.chaos
+def test_a_service_whose_host_died_is_not_ready_until_it_is_back(start_service):
+    """`/ready` said yes for many seconds, for the models that nobody had loaded yet."""
+    service = start_service("--preload", TRIO[0])
+    service.wait_ready()
+    ready = f"{service.base_url}/ready"
+    assert httpx.get(ready).status_code == 200
+    engine_process(service, "torch_host").send_signal(signal.SIGKILL)
+    killed_s = time.monotonic()
+    service._wait(lambda: True if httpx.get(ready).status_code == 503 else None)
+    assert time.monotonic() - killed_s < 2
+    service._wait(lambda: True if httpx.get(ready).status_code == 200 else None, BACK_S)
 
 
 @pytest.mark.chaos

@@ -6,21 +6,40 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 
-def test_health_names_what_is_loaded_and_what_is_in_trouble(live):
+
+def test_health_names_loaded_and_degraded_models(live):
     """Always 200: one model's trouble is not the service's death."""
     live.chat(model="broken")
     response = live.get("/health")
     body = response.json()
     assert response.status_code == 200
     assert "echo" in body["loaded"]
-    assert {"model": "broken", "error": "no memory for it"} in body["troubles"]
+    assert {"model": "broken", "error": "no memory for it"} in body["degraded"]
 
 
 def test_a_service_without_models_to_load_at_start_is_ready(serve):
     """Its models load when they are asked for."""
     body = serve(preload=()).get("/ready").json()
-    assert body == {"ready": True, "reason": "models load when they are asked for"}
+    assert body == {"ready": True, "reason": "models load on demand"}
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/decode", "/ready", "/livez", "/metrics"])
+def test_probes_answer_head_as_get_without_the_body(live, path):
+    """Load balancers probe by HEAD, and got 405."""
+    response = live.client.head(path)
+    assert (response.status_code, response.content) == (live.get(path).status_code, b"")
+
+
+def test_a_load_on_demand_leaves_the_service_ready(serve):
+    """Requests wait for the load; `/ready` said 503 while the only model was loading."""
+    live = serve(preload=())
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(live.chat, model="heavy")
+        live.until(lambda: "heavy" in live.get("/health").json()["loading"])
+        assert live.get("/ready").status_code == 200
+        assert asked.result().status_code == 200
 
 
 def test_nothing_is_stalled_where_nothing_runs(live):

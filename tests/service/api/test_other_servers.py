@@ -95,5 +95,5 @@ def test_a_server_that_went_away_fails_its_requests_and_is_named(pair):
     health = near.get("/health").json()
 
     assert health["status"] == "degraded"
-    assert [trouble["model"] for trouble in health["troubles"]] == ["far"]
+    assert [each["model"] for each in health["degraded"]] == ["far"]
     assert near.chat(model="echo").status_code == httpx.codes.OK
