@@ -1,8 +1,9 @@
-"""Which model answers a request: a pure function of request, routes and what the pool knows."""
+"""Router: a pure function from request, routes and models' states to the models to try."""
 
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, assert_never
 
 from msgspec import Struct
@@ -12,14 +13,16 @@ from service.core.errors import ModelNotFound
 from service.core.model_status import ModelStatus
 from service.core.routing import Arm, FallbackRoute, Route, WeightedRoute
 
+_NONE: Mapping[str, str] = MappingProxyType({})
+
 Policy = Literal["direct", "weighted", "fallback"]
 
 #: UTF-8 bytes a token of English text; larger vocabularies reach 4 to 5.
 BYTES_PER_TOKEN = 4
 
 
-class Choice(Struct, frozen=True, kw_only=True):
-    """The decision, and why."""
+class Decision(Struct, frozen=True, kw_only=True):
+    """The models to try, and the reason."""
 
     arms: tuple[str, ...]
     """Models in the order to try; never empty."""
@@ -33,10 +36,12 @@ def choose(
     models: Mapping[str, ModelStatus],
     *,
     random: float,
-) -> Choice:
+    resting: Mapping[str, str] = _NONE,
+) -> Decision:
     """Decide which models to try for a request, in order.
 
-    `random` in [0, 1) decides where a weighted route has no sticky key. Raises ModelNotFound.
+    *random* in [0, 1) decides where a weighted route has no sticky key; *resting* has the error
+    codes of models that failed lately. Raises ModelNotFound.
     """
     route = routes.get(request.model)
     if route is None:
@@ -44,21 +49,29 @@ def choose(
             raise ModelNotFound(
                 f"The model `{request.model}` does not exist; see GET /v1/models.", param="model"
             )
-        return Choice(arms=(request.model,), policy="direct", reason="named by the request")
+        return Decision(arms=(request.model,), policy="direct", reason="named by the request")
     match route:
         case WeightedRoute():
-            return _weighted(request, route.arms, random)
+            troubles = {arm.model: _down(models[arm.model], resting) for arm in route.arms}
+            return _weighted(request, route.arms, troubles, random)
         case FallbackRoute():
-            return _fallback(request, route.arms, models)
+            return _fallback(request, route.arms, models, resting)
         case _:
             assert_never(route)
 
 
-def _weighted(request: ChatRequest, arms: Sequence[Arm], random: float) -> Choice:
+def _weighted(
+    request: ChatRequest, arms: Sequence[Arm], troubles: Mapping[str, str | None], random: float
+) -> Decision:
+    """One arm of those that can answer; of all where none can."""
+    able = [arm for arm in arms if troubles[arm.model] is None] or arms
+    left_out = [f"{model}: {why}" for model, why in troubles.items() if why is not None]
     if request.sticky_key is None:
-        return Choice(arms=(_drawn(arms, random),), policy="weighted", reason="drawn at random")
-    arm = max(arms, key=lambda arm: _score(request.sticky_key or "", arm))
-    return Choice(arms=(arm.model,), policy="weighted", reason="sticky")
+        model, how = _drawn(able, random), "drawn at random"
+    else:
+        key = request.sticky_key
+        model, how = max(able, key=lambda arm: _score(key, arm)).model, "sticky"
+    return Decision(arms=(model,), policy="weighted", reason="; ".join((how, *left_out)))
 
 
 def _drawn(arms: Sequence[Arm], random: float) -> str:
@@ -82,15 +95,21 @@ def _score(key: str, arm: Arm) -> float:
 
 
 def _fallback(
-    request: ChatRequest, arms: Sequence[Arm], models: Mapping[str, ModelStatus]
-) -> Choice:
+    request: ChatRequest,
+    arms: Sequence[Arm],
+    models: Mapping[str, ModelStatus],
+    resting: Mapping[str, str],
+) -> Decision:
     """Arms in their order, those that would probably refuse moved behind the others."""
-    troubles = {arm.model: _trouble(request, models[arm.model]) for arm in arms}
+    troubles = {
+        arm.model: _down(models[arm.model], resting) or _too_much(request, models[arm.model])
+        for arm in arms
+    }
     fit = tuple(model for model, trouble in troubles.items() if trouble is None)
     unfit = tuple(model for model, trouble in troubles.items() if trouble is not None)
     passed_over = troubles if not fit else _before(troubles, fit[0])
     reason = "; ".join(f"{model}: {why}" for model, why in passed_over.items() if why)
-    return Choice(arms=fit + unfit, policy="fallback", reason=reason or "first arm")
+    return Decision(arms=fit + unfit, policy="fallback", reason=reason or "first arm")
 
 
 def _before(troubles: Mapping[str, str | None], model: str) -> dict[str, str | None]:
@@ -98,14 +117,19 @@ def _before(troubles: Mapping[str, str | None], model: str) -> dict[str, str | N
     return {name: troubles[name] for name in names[: names.index(model)]}
 
 
-def _trouble(request: ChatRequest, model: ModelStatus) -> str | None:
-    """Why a model would probably refuse this request now."""
+def _down(model: ModelStatus, resting: Mapping[str, str]) -> str | None:
+    """Why a model can answer nobody now."""
     if not model.servable:
         return "not on this machine"
     if model.state == "failed" and model.retry_after_s is not None:
         return "failed to load"
     if model.error is not None and model.state != "failed":
         return "cannot answer now"
+    return f"failed lately ({resting[model.id]})" if model.id in resting else None
+
+
+def _too_much(request: ChatRequest, model: ModelStatus) -> str | None:
+    """Why a model would probably refuse this request."""
     if model.requests >= model.requests_limit:
         return "queue full"
     wanted_tokens = estimated_tokens(request.prompt) + (request.sampling.max_tokens or 1)

@@ -103,6 +103,41 @@ def test_fallback_passes_over_an_arm_in_trouble(trouble, reason):
     assert choice.reason == f"a: {reason}"
 
 
+@pytest.mark.parametrize("sticky_key", [None, "ann", "bob", "eve"])
+@pytest.mark.parametrize(
+    ("trouble", "resting", "reason"),
+    [
+        ({"state": "failed", "error": "x", "retry_after_s": 9.0}, {}, "failed to load"),
+        ({"state": "unavailable", "error": "x"}, {}, "not on this machine"),
+        ({"error": "host died"}, {}, "cannot answer now"),
+        ({}, {"b": "engine_failed"}, "failed lately (engine_failed)"),
+    ],
+)
+def test_a_weighted_route_leaves_out_an_arm_that_cannot_answer(
+    sticky_key, trouble, resting, reason
+):
+    """It went on to send it its share of the requests, all of which failed."""
+    models = MODELS | {"b": status("b", **trouble)}
+    for step in range(10):
+        asked = request("both", sticky_key=sticky_key)
+        choice = choose(asked, HALVES, models, random=step / 10, resting=resting)
+        assert choice.arms == ("a",)
+        assert choice.reason.endswith(f"; b: {reason}")
+
+
+def test_a_weighted_route_none_of_whose_arms_can_answer_tries_one():
+    """Its error tells more than an empty route."""
+    resting = {"a": "model_not_ready", "b": "model_not_ready"}
+    assert choose(request("both"), HALVES, MODELS, random=0.9, resting=resting).arms == ("b",)
+
+
+def test_fallback_tries_an_arm_that_failed_lately_last():
+    """As one in trouble."""
+    choice = choose(request("chain"), CHAIN, MODELS, random=0, resting={"a": "engine_died"})
+    assert choice.arms == ("b", "c", "a")
+    assert choice.reason == "a: failed lately (engine_died)"
+
+
 def test_fallback_tries_a_failed_arm_again_after_its_rest():
     """A failed load is not held against a model for ever."""
     rested = status("a", state="failed", error="x", retry_after_s=None)
