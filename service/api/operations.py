@@ -34,8 +34,8 @@ async def health(services: Deps) -> Health:
 @get("/health/decode", summary="Progress of the engines", tags=["operations"])
 async def decoding(services: Deps) -> Response[DecodeHealth]:
     """503 while an engine that hung or died is being restarted; otherwise 200."""
-    looked = ((name, hosted.pulse()) for name, hosted in services.pool.models.items())
-    found = decode_health({name: pulse for name, pulse in looked if pulse is not None})
+    looked = ((name, hosted.liveness()) for name, hosted in services.pool.models.items())
+    found = decode_health({name: liveness for name, liveness in looked if liveness is not None})
     return Response(found, status_code=503 if found.status == "stalled" else 200)
 
 

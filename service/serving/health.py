@@ -1,4 +1,4 @@
-"""Health and readiness: pure functions of models' states, engines' pulses and the record writer."""
+"""Health and readiness: pure functions of models' states, engines' liveness and the record writer."""
 
 from collections.abc import Collection, Mapping
 from typing import Final, Literal
@@ -6,7 +6,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from service.core.model_status import ModelStatus
-from service.core.ports import Pulse, WriterStats
+from service.core.ports import Liveness, WriterStats
 
 #: Requests are not answered unrecorded: records that wait longer than this mean a disk that hangs.
 LAG_LIMIT_S: Final = 2.0
@@ -65,11 +65,11 @@ def health(models: Mapping[str, ModelStatus], *, draining: bool, version: str) -
     )
 
 
-def decode_health(pulses: Mapping[str, Pulse]) -> DecodeHealth:
+def decode_health(engines: Mapping[str, Liveness]) -> DecodeHealth:
     """From the liveness of each engine that has one."""
-    running = sum(liveness.running for liveness in pulses.values())
-    silences_s = [liveness.silent_s for liveness in pulses.values() if liveness.silent_s is not None]
-    stalled = [name for name, liveness in pulses.items() if liveness.stalled]
+    running = sum(liveness.running for liveness in engines.values())
+    silences_s = [liveness.silent_s for liveness in engines.values() if liveness.silent_s is not None]
+    stalled = [name for name, liveness in engines.items() if liveness.stalled]
     working: Literal["ok", "idle"] = "ok" if running else "idle"
     return DecodeHealth(
         status="stalled" if stalled else working,

@@ -163,13 +163,14 @@ class Bench:
         sizes=None,
         budget=None,
         max_waiting=256,
+        gate=None,
         **pool_options,
     ):
         self.sizes = sizes or {}
         self.engines: dict[str, ScriptedEngine] = {}
         self.opened = 0
         self.prepare = {}
-        self.gate = Gate()
+        self.gate = gate or Gate()
         self.sink = ListSink()
         pool_options.setdefault("probe", False)
         if budget is not None:

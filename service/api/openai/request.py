@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from service.api.openai.prompt import messages, prompts_of
@@ -11,6 +12,7 @@ from service.api.openai.schema import (
     ChatCompletionBody,
     CompletionBody,
     SamplingFields,
+    TimeoutSeconds,
 )
 from service.core.chat import (
     ChatPrompt,
@@ -19,8 +21,10 @@ from service.core.chat import (
 from service.core.chat.sampling import Sampling
 from service.core.errors import InvalidRequest, UnsupportedField
 from service.core.routing import Route, WeightedRoute
+from service.settings import Settings
 
 CHAT_ID_HEADER = "x-openwebui-chat-id"
+TIMEOUT_HEADER = "x-request-timeout"
 #: A caller's own id is kept as a label, shortened to this many characters.
 LABEL_CHARACTERS = 128
 
@@ -59,12 +63,44 @@ class Caller(Struct, frozen=True, kw_only=True):
             or None
         )
 
+    def deadline_ns(self, timeout_s: float | None, limits: "Limits") -> int | None:
+        """When the answer has to be complete: by the body, the header, and the operator's limit."""
+        asked_s = self._timeout_s() if timeout_s is None else timeout_s
+        most_s = limits.request_timeout_s or asked_s
+        if most_s is None:
+            return None
+        limit_s = most_s if asked_s is None else min(asked_s, most_s)
+        return self.accepted_ns + round(limit_s * 1e9)
+
+    def _timeout_s(self) -> float | None:
+        header = self.headers.get(TIMEOUT_HEADER)
+        if header is None:
+            return None
+        try:
+            return msgspec.convert(header, TimeoutSeconds, strict=False)
+        except msgspec.ValidationError:
+            raise InvalidRequest(
+                f"the header `{TIMEOUT_HEADER}` is not a number of seconds from 0 to 86400",
+                param=TIMEOUT_HEADER,
+            ) from None
+
 
 class Limits(Struct, frozen=True, kw_only=True):
     """Operator's limits, and the routes, which may name a sticky header."""
 
     max_answer_tokens: int
     routes: Mapping[str, Route]
+    request_timeout_s: float = 0.0
+    """Default and maximum of a request's time limit in seconds; 0: none."""
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The limits that the settings have."""
+    return Limits(
+        max_answer_tokens=settings.max_answer_tokens,
+        routes=settings.routes,
+        request_timeout_s=settings.request_timeout_s,
+    )
 
 
 def chat_request(
@@ -85,6 +121,7 @@ def chat_request(
         endpoint="chat",
         stream=bool(body.stream),
         sticky_key=caller.sticky_key(body.user, limits.routes.get(name)),
+        deadline_ns=caller.deadline_ns(body.timeout_s, limits),
         client_request_id=caller.label,
         accepted_ns=caller.accepted_ns,
         accepted_at_ns=caller.accepted_at_ns,
@@ -113,6 +150,7 @@ def completion_requests(
             stream=bool(body.stream),
             echo=bool(body.echo),
             sticky_key=caller.sticky_key(body.user, limits.routes.get(name)),
+            deadline_ns=caller.deadline_ns(body.timeout_s, limits),
             client_request_id=caller.label,
             accepted_ns=caller.accepted_ns,
             accepted_at_ns=caller.accepted_at_ns,

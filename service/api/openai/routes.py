@@ -10,7 +10,13 @@ from litestar.params import JSONBody, PathParameter, SkipValidation
 from litestar.types import ASGIApp
 
 from service.api.openai.fields import FieldCheck
-from service.api.openai.request import Caller, Limits, chat_request, completion_requests
+from service.api.openai.request import (
+    Caller,
+    Limits,
+    chat_request,
+    completion_requests,
+    limits_of,
+)
 from service.api.openai.schema import (
     ChatCompletion,
     ChatCompletionBody,
@@ -103,7 +109,7 @@ async def _collect_all(asked: tuple[ChatRequest, ...], services: Services) -> li
     """Collect all answers; the first failure cancels the rest and is raised."""
 
     async def one(request: ChatRequest) -> WholeText:
-        return await collect(services.chat.open(request))
+        return await collect(services.chat.open(request))  # opened by the task that closes it
 
     tasks = [asyncio.create_task(one(each)) for each in asked]
     try:
@@ -147,5 +153,4 @@ def _caller(request: HttpRequest) -> Caller:
 
 
 def _limits(services: Services) -> Limits:
-    settings = services.settings
-    return Limits(max_answer_tokens=settings.max_answer_tokens, routes=settings.routes)
+    return limits_of(services.settings)

@@ -27,6 +27,7 @@ MOST_PROMPTS = 256
 
 ModelName = Annotated[str, Meta(max_length=MAX_NAME_CHARACTERS)]
 _Tokens = Annotated[int, Meta(ge=1)]
+TimeoutSeconds = Annotated[float, Meta(gt=0, le=86_400)]
 _Stop = Annotated[str, Meta(max_length=LONGEST_STOP)]
 
 
@@ -99,6 +100,8 @@ class ChatCompletionBody(SamplingFields, frozen=True, kw_only=True):
     """Return the tokens beside their text, as vLLM does."""
     continue_final_message: bool | None = None
     """Extend the last assistant turn instead of starting a new one."""
+    timeout_s: TimeoutSeconds | None = None
+    """Time limit of the answer in seconds, or the header `x-request-timeout`."""
     user: Annotated[str, Meta(max_length=512)] | None = None
     """Keeps a client on one arm of a weighted route."""
 
@@ -121,6 +124,8 @@ class CompletionBody(SamplingFields, frozen=True, kw_only=True):
     """Return the tokens beside their text, as vLLM does; with `echo` also the prompt's."""
     echo: bool | None = None
     """Return the prompt before the answer, in text and logprobs."""
+    timeout_s: TimeoutSeconds | None = None
+    """Time limit of the answer in seconds, or the header `x-request-timeout`."""
     user: Annotated[str, Meta(max_length=512)] | None = None
     """Keeps a client on one arm of a weighted route."""
 

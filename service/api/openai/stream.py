@@ -21,7 +21,7 @@ from service.api.openai.whole import answer_id, served_headers
 from service.api.sse import DONE, data
 from service.core.chat import ChatRequest
 from service.core.events import Delta, EngineEvent, Finished, FinishReason, Started, TokenLogprob
-from service.serving.requests.chat import Answer
+from service.serving.requests.answer import Answer
 
 
 class ChatChunks:

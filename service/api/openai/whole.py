@@ -19,7 +19,7 @@ from service.api.openai.usage import metrics, timings, usage
 from service.core.chat import ChatRequest
 from service.core.events import Delta, Finished, Started, TokenLogprob
 from service.core.record import RequestRecord
-from service.serving.requests.chat import Answer
+from service.serving.requests.answer import Answer
 
 
 class WholeText(Struct, frozen=True, kw_only=True):

@@ -63,3 +63,5 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     """CLOCK_MONOTONIC at the moment the request was decoded and validated."""
     accepted_at_ns: int
     """Wall clock at that moment, nanoseconds since the epoch: a label only."""
+    deadline_ns: int | None = None
+    """CLOCK_MONOTONIC by which the answer has to be complete; None: no limit."""

@@ -1,4 +1,4 @@
-"""Requests that may have killed an engine: counted by what they ask, refused at the third try."""
+"""Quarantine: refuses a request during which an engine has died twice."""
 
 import hashlib
 import hmac
@@ -17,10 +17,10 @@ DEATHS: Final = 2
 """Engine deaths of a request after which it is refused."""
 
 TTL_S: Final = 3600.0
-"""How long a suspicion lasts without another death."""
+"""Lifetime of a suspicion without another death, in seconds."""
 
 CAPACITY: Final = 4096
-"""Most requests that are suspected at once; beyond, the oldest suspicion is dropped."""
+"""Largest number of suspects; beyond it the oldest suspicion is dropped."""
 
 
 class _Suspicion(NamedTuple):
@@ -29,10 +29,10 @@ class _Suspicion(NamedTuple):
 
 
 class Quarantine:
-    """Suspicions by fingerprint: of model, prompt and sampling, not of the id.
+    """Suspects by fingerprint of model, prompt and sampling.
 
-    An answer that comes to its end clears its request. Fingerprints are keyed with a secret of this
-    process, so that nobody can find out a prompt by them.
+    A complete answer clears its request. Fingerprints are keyed with a secret of this process, so
+    that no prompt can be guessed from them.
     """
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
@@ -44,9 +44,9 @@ class Quarantine:
         return f"<Quarantine {len(self._suspicions)} suspects>"
 
     def check(self, request: ChatRequest) -> bool:
-        """Whether it is suspected, so that it should run beside no other suspect.
+        """Return True for a suspect, which must run beside no other suspect.
 
-        Raises PoisonedRequest for one that is refused.
+        Raises PoisonedRequest for a request that is refused.
         """
         suspicion = self._find(self._fingerprint(request)) if self._suspicions else None
         if suspicion is None:
@@ -61,7 +61,7 @@ class Quarantine:
         )
 
     def blame(self, request: ChatRequest) -> None:
-        """An engine died while it computed the request."""
+        """Count an engine death against the request."""
         fingerprint = self._fingerprint(request)
         before = self._find(fingerprint)
         deaths = 1 + (before.deaths if before else 0)
@@ -71,7 +71,7 @@ class Quarantine:
             self._suspicions.popitem(last=False)
 
     def clear(self, request: ChatRequest) -> None:
-        """The request was answered."""
+        """Drop the suspicion: the request was answered."""
         if self._suspicions:
             self._suspicions.pop(self._fingerprint(request), None)
 
@@ -83,7 +83,7 @@ class Quarantine:
         return suspicion
 
     def _fingerprint(self, request: ChatRequest) -> bytes:
-        """Equal for requests that ask the same of the same model."""
+        """Digest that is equal for equal requests to the same model."""
         sampling = msgspec.structs.replace(request.sampling, logit_bias={})
         biases = sorted(request.sampling.logit_bias.items())
         asked = msgspec.msgpack.encode(

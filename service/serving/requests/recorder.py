@@ -103,6 +103,11 @@ class Recording:
         """Tokens so far; None where the engine does not tell."""
         return self._completion_tokens
 
+    @property
+    def clock_ns(self) -> Callable[[], int]:
+        """The clock of all stamps."""
+        return self._recorder.clock_ns
+
     async def durable(self) -> None:
         """Wait until the `accepted` record is on disk."""
         await self._recorder.sink.flushed()
@@ -119,13 +124,27 @@ class Recording:
         """Note the routing policy and the reason for its choice."""
         self._note(route=policy, route_reason=reason)
 
+    def restart_clock(self) -> None:
+        """Measure from now on: an isolated request has waited for its turn until now."""
+        now_ns = self._recorder.clock_ns()
+        waited_ns = now_ns - self.record.accepted_ns
+        self._note(
+            accepted_ns=now_ns,
+            accepted_at_ns=self.record.accepted_at_ns + waited_ns,
+            queued_ns=now_ns,
+        )
+
     def fell_back(self, model: str, error: TriptychError) -> None:
-        """Note that an arm refused and the next one is tried."""
+        """Note that an arm failed before it answered and the next one is tried."""
         so_far = self.record.route_reason
+        self._answering = False
         self._note(
             route_reason=f"{so_far}; {model}: {error.code}" if so_far else f"{model}: {error.code}",
             cold=False,
             load_ns=None,
+            scheduled_ns=None,
+            prompt_tokens=None,
+            cached_tokens=None,
         )
 
     def served_by(

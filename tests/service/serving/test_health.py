@@ -4,7 +4,7 @@ import pytest
 
 from model_registry.spec import ModelSpec
 from service.core.model_status import ModelStatus
-from service.core.ports import Pulse, WriterStats
+from service.core.ports import Liveness, WriterStats
 from service.serving.health import decode_health, health, readiness
 
 
@@ -82,11 +82,11 @@ def test_health_names_degraded_models_but_not_those_that_are_not_here():
 
 def test_decoding_is_stalled_if_one_engine_is():
     """The others' steps do not hide it."""
-    pulses = {
-        "a": Pulse(running=2, silent_s=0.1, stalled=False),
-        "b": Pulse(running=1, silent_s=70.0, stalled=True),
+    engines = {
+        "a": Liveness(running=2, silent_s=0.1, stalled=False),
+        "b": Liveness(running=1, silent_s=70.0, stalled=True),
     }
-    found = decode_health(pulses)
+    found = decode_health(engines)
     assert (found.status, found.running, found.silent_s, found.stalled) == (
         "stalled", 3, 70.0, ["b"],
     )  # fmt: skip

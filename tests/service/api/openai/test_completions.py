@@ -120,3 +120,14 @@ def test_a_completion_needs_a_prompt(live, fields):
     assert response.status_code == 400
     error = response.json()["error"]
     assert (error["message"], error["param"]) == ("`prompt` is missing.", "prompt")
+
+
+def test_a_prompt_that_is_refused_leaves_no_other_running(serve):
+    """When the second of three could not be opened, the first went on unread."""
+    live = serve(max_queued_requests=1)
+    live.chat("load it", model="slow")
+    response = complete(live, ["w " * 200] * 3, model="slow")
+    assert response.status_code == 503
+    live.until(lambda: live.requests == 0, limit_s=2)
+    page = live.get("/v1/records?endpoint=completion").json()["data"]
+    assert {record["status"] for record in page} == {"refused", "cancelled"}

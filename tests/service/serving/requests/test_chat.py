@@ -3,12 +3,16 @@
 import asyncio
 import contextlib
 import random
+import time
 
 import pytest
+from support.waiting import until
 
 from service.core.errors import (
     ConfigError,
     ContextOverflow,
+    DeadlineExceeded,
+    Draining,
     EngineDied,
     EngineFailed,
     ModelNotFound,
@@ -18,13 +22,10 @@ from service.core.errors import (
     StoreUnavailable,
 )
 from service.core.events import Delta, Finished, Started
+from service.core.metrics import derive
 from service.core.routing import Arm, FallbackRoute, WeightedRoute
 
 CHAIN = {"chain": FallbackRoute(arms=(Arm(model="one"), Arm(model="two")))}
-
-
-def run(main):
-    return asyncio.run(main)
 
 
 def kinds(events):
@@ -245,7 +246,7 @@ async def test_a_route_whose_arms_all_refuse_fails_with_the_last_error(bench):
 
 
 async def test_an_answer_that_began_never_changes_its_arm(bench):
-    """After the first event a failure is a failure: half an answer cannot be taken back."""
+    """After the first token a failure is a failure: half an answer cannot be taken back."""
     b = bench(routes=CHAIN)
     b.prepare["one"] = lambda engine: (
         setattr(engine, "error", EngineFailed("died")),
@@ -254,6 +255,39 @@ async def test_an_answer_that_began_never_changes_its_arm(bench):
     with pytest.raises(EngineFailed):
         await b.ask("chain")
     assert "two" not in b.engines
+
+
+async def test_a_route_falls_to_its_next_arm_after_a_prefill_that_failed(bench):
+    """Nothing was answered yet, but the first arm's `Started` kept the request from the second."""
+    b = bench(routes=CHAIN)
+    b.prepare["one"] = lambda engine: (
+        setattr(engine, "error", EngineFailed("died")),
+        setattr(engine, "fail_after_tokens", 0),
+    )
+    await b.pool.start()
+    events = await b.ask("chain", max_tokens=1)
+    await b.pool.aclose()
+    assert kinds(events) == [Started, Delta, Finished]
+    (record,) = b.sink.finals
+    assert (record.status, record.model) == ("ok", "two")
+    assert record.route_reason == "first arm; one: engine_failed"
+    assert record.scheduled_ns == events[0].scheduled_ns
+    assert (b.engines["one"].running, b.pool.requests) == (0, 0)
+
+
+async def test_a_weighted_route_stops_sending_to_an_arm_that_fails(bench):
+    """Every second request failed for as long as the arm was broken."""
+    b = bench(routes={"ab": WeightedRoute(arms=(Arm(model="one"), Arm(model="two")))})
+    b.prepare["one"] = lambda engine: setattr(engine, "error", EngineFailed("broken"))
+    await b.pool.start()
+    failures = 0
+    for _ in range(40):
+        try:
+            await b.ask("ab")
+        except EngineFailed:
+            failures += 1
+    await b.pool.aclose()
+    assert failures == 1
 
 
 async def test_a_weighted_route_tells_who_answered(bench):
@@ -300,3 +334,105 @@ async def test_random_cancellation_leaves_no_request_behind(bench):
     assert len({record.status for record in b.sink.finals}) > 1
     assert (b.pool.requests, b.engines["one"].running) == (0, 0)
     assert repr(b.gate) == "<Gate inside=0 alone=False waiting=0>"
+
+
+async def test_waiting_for_the_gate_is_queue_time(bench):
+    """It was counted as preprocessing, which no histogram shows."""
+    b = bench()
+    await b.ask()
+    async with b.gate.exclusive(max_wait_s=1):
+        asked = asyncio.create_task(b.ask())
+        await asyncio.sleep(0.05)
+    await asked
+    record = b.sink.finals[-1]
+    times = derive(record)
+    assert times.queue_ms > 45
+    assert times.preprocess_ms < 40
+    parts = (times.preprocess_ms, times.queue_ms, times.prefill_ms, times.decode_ms)
+    assert sum(parts) == pytest.approx(times.e2e_ms)
+
+
+async def test_waiting_for_a_load_is_queue_time_and_shown_apart(bench, settle):
+    """`load_ms` is a part of it."""
+    b = bench()
+    b.prepare["one"] = lambda engine: engine.may_load.clear()
+    asked = asyncio.create_task(b.ask())
+    await until(lambda: "one" in b.engines)
+    await asyncio.sleep(0.05)
+    b.engines["one"].may_load.set()
+    await asked
+    times = derive(b.sink.finals[-1])
+    assert times.queue_ms >= times.load_ms > 45
+
+
+async def test_a_request_whose_time_is_up_before_it_ran_is_dropped(bench):
+    """The engine never sees it."""
+    b = bench()
+    await b.ask()
+    late = b.request(deadline_ns=time.monotonic_ns() - 1)
+    with pytest.raises(DeadlineExceeded):
+        await anext(b.chat.open(late))
+    assert (b.sink.finals[-1].status, b.sink.finals[-1].error_code) == (
+        "failed",
+        "deadline_exceeded",
+    )
+    assert b.engines["one"].most_running == 1
+    assert b.pool.requests == 0
+
+
+async def test_an_answer_past_its_deadline_is_cancelled_in_its_engine(bench):
+    """A server that hung was waited for without end."""
+    b = bench()
+    await b.ask()
+    b.engines["one"].may_step.clear()
+    asked = b.request(deadline_ns=time.monotonic_ns() + 50_000_000)
+    async with b.chat.open(asked) as answer:
+        assert isinstance(await anext(answer), Started)
+        with pytest.raises(DeadlineExceeded, match=r"not complete within 0\.0"):
+            await anext(answer)
+    assert (b.sink.finals[-1].status, b.sink.finals[-1].error_code) == (
+        "failed",
+        "deadline_exceeded",
+    )
+    assert (b.engines["one"].running, b.pool.requests) == (0, 0)
+
+
+async def test_a_deadline_holds_while_a_model_loads(bench):
+    """Wherever the request waits."""
+    b = bench()
+    b.prepare["one"] = lambda engine: engine.may_load.clear()
+    asked = b.request(deadline_ns=time.monotonic_ns() + 50_000_000)
+    with pytest.raises(DeadlineExceeded):
+        await anext(b.chat.open(asked))
+    assert b.pool.requests == 0
+
+
+@pytest.mark.parametrize("queued", [False, True])
+async def test_interrupted_answers_tell_their_readers_and_their_records(bench, settle, queued):
+    """A shutdown cancelled them, as if their clients had left."""
+    b = bench()
+    await b.ask()
+    b.engines["one"].may_step.clear()
+    async with b.gate.exclusive(max_wait_s=1) if queued else contextlib.nullcontext():
+        asked = asyncio.create_task(b.ask())
+        await until(lambda: b.pool.requests == 1)
+        await settle()
+        b.chat.interrupt()
+        with pytest.raises(Draining) as caught:
+            await asked
+    assert caught.value.retry_after_s
+    record = b.sink.finals[-1]
+    assert (record.status, record.error_code) == ("interrupted", "draining")
+    assert (b.engines["one"].running, b.pool.requests) == (0, 0)
+
+
+async def test_an_interrupted_answer_whose_reader_is_busy_ends_at_the_next_event(bench):
+    """Nobody waited for it when the interruption came."""
+    b = bench()
+    async with b.chat.open(b.request(max_tokens=50)) as answer:
+        await anext(answer)
+        b.chat.interrupt()
+        with pytest.raises(Draining):
+            await anext(answer)
+    assert b.sink.finals[-1].status == "interrupted"
+    assert (b.engines["one"].running, b.pool.requests) == (0, 0)
