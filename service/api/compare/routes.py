@@ -1,4 +1,4 @@
-"""One conversation, several models, side by side."""
+"""POST /v1/compare: one conversation, several models, side by side."""
 
 import time
 from collections.abc import AsyncGenerator
@@ -22,7 +22,7 @@ from service.api.compare.schema import (
 )
 from service.api.openai.fields import FieldCheck
 from service.api.openai.prompt import messages
-from service.api.openai.request import Caller, Limits, sampling
+from service.api.openai.request import Caller, Limits, limits_of, sampling
 from service.api.openai.schema import SamplingFields
 from service.api.openai.usage import metrics, timings
 from service.api.request_id import request_id_of
@@ -41,6 +41,7 @@ from service.core.chat.sampling import Sampling
 from service.core.errors import InvalidRequest
 from service.core.events import Delta, Finished, Started
 from service.core.ids import new_comparison_id
+from service.core.metrics import milliseconds
 from service.serving.requests.compare import (
     ArmEvent,
     ArmResult,
@@ -72,7 +73,7 @@ async def create_comparison(
     fields.check(await request.body(), CompareBody.__struct_fields__)
     caller = Caller.now(request_id_of(request.scope), request.headers)
     settings = services.settings
-    limits = Limits(max_answer_tokens=settings.max_answer_tokens, routes=settings.routes)
+    limits = limits_of(settings)
     comparison = comparison_request(data, caller, limits)
     if comparison.stream:
         return EventStream(
@@ -103,6 +104,7 @@ def comparison_request(body: CompareBody, caller: Caller, limits: Limits) -> Com
         order_seed=body.order_seed,
         stream=bool(body.stream),
         client_request_id=caller.label,
+        deadline_ns=caller.deadline_ns(body.timeout_s, limits),
     )
 
 
@@ -184,6 +186,7 @@ def arm_answer(result: ArmResult) -> ArmAnswer:
         build=record.build if record else None,
         error=result.error,
         difference=result.difference,
+        waited_ms=milliseconds(result.waited_ns),
     )
 
 

@@ -1,4 +1,4 @@
-"""The wire of comparisons."""
+"""Bodies of POST /v1/compare."""
 
 from typing import Annotated, Literal
 
@@ -9,6 +9,7 @@ from service.api.openai.schema import (
     AnswerMetrics,
     ModelName,
     SamplingFields,
+    TimeoutSeconds,
     Timings,
     WireMessage,
 )
@@ -19,7 +20,7 @@ from service.serving.requests.compare import ARMS_AT_LEAST, ARMS_AT_MOST, ArmErr
 
 
 class CompareArm(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who is asked; sampling fields that are left out are those of the comparison."""
+    """A model; sampling fields that are left out are those of the comparison."""
 
     model: ModelName
     variant: ModelName | None = None
@@ -32,10 +33,12 @@ class CompareBody(SamplingFields, frozen=True, kw_only=True):
     messages: Annotated[list[WireMessage], Meta(min_length=1, max_length=MOST_MESSAGES)]
     arms: Annotated[list[CompareArm], Meta(min_length=ARMS_AT_LEAST, max_length=ARMS_AT_MOST)]
     mode: Mode | None = None
-    """`isolated` (the default) runs one arm after another while nothing else is stepped."""
+    """`isolated` (the default) runs one arm after another, each while nothing else runs."""
     order_seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     """Decides in which order the arms begin; drawn and reported if left out."""
     stream: bool | None = None
+    timeout_s: TimeoutSeconds | None = None
+    """Time limit of the whole comparison in seconds, or the header `x-request-timeout`."""
 
 
 class ArmAnswer(Struct, frozen=True, kw_only=True):
@@ -55,6 +58,9 @@ class ArmAnswer(Struct, frozen=True, kw_only=True):
     error: ArmError | None
     difference: ArmDifference | None
     """To arm 0; null for arm 0, and where either did not answer."""
+    waited_ms: float | None
+    """Wait for model, memory and a quiet machine before the arm's clock started; null unless it
+    ran isolated."""
 
 
 class ComparisonAnswer(Struct, frozen=True, kw_only=True):
@@ -65,7 +71,7 @@ class ComparisonAnswer(Struct, frozen=True, kw_only=True):
     created: int
     mode: Mode
     order: list[int]
-    """In which order the arms began."""
+    """Arms in the order in which they began."""
     order_seed: int
     arms: list[ArmAnswer]
     caveats: list[str]

@@ -1,9 +1,10 @@
-"""One conversation, several models: measured one after another, or together."""
+"""Comparison: one conversation answered by several models, in turn and isolated, or at once."""
 
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
@@ -11,10 +12,19 @@ from msgspec import Struct
 
 from service.core.chat import ChatPrompt, ChatRequest, Message, Sampling
 from service.core.comparison import ArmDifference, caveats, compare
-from service.core.errors import InvalidRequest, TriptychError
+from service.core.errors import (
+    DeadlineExceeded,
+    Draining,
+    FeatureDisabled,
+    InvalidRequest,
+    MachineBusy,
+    TriptychError,
+)
 from service.core.events import Delta, EngineEvent, Finished
 from service.core.ids import new_request_id
 from service.core.record import RequestRecord
+from service.serving.gate import Isolation
+from service.serving.requests.answer import Answer
 from service.serving.requests.chat import ChatService
 
 Mode = Literal["isolated", "concurrent"]
@@ -22,9 +32,16 @@ Mode = Literal["isolated", "concurrent"]
 ARMS_AT_LEAST = 2
 ARMS_AT_MOST = 8
 
+#: An arm's failure that is the whole comparison's, unless another arm has answered already.
+_OF_THE_WHOLE = (MachineBusy, DeadlineExceeded, Draining)
+_DISTURBANCES = {
+    "beside_requests": "an arm ran beside requests that had waited for `compare.max_stall_s`",
+    "beside_background": "a model was loaded, or files were hashed, while an arm ran",
+}
+
 
 class ComparedArm(Struct, frozen=True, kw_only=True):
-    """Who is asked, and how."""
+    """A model and how it samples."""
 
     model: str
     sampling: Sampling
@@ -38,9 +55,11 @@ class ComparisonRequest(Struct, frozen=True, kw_only=True):
     arms: tuple[ComparedArm, ...]
     mode: Mode = "isolated"
     order_seed: int | None = None
-    """Decides the order; None draws one."""
+    """Decides the order of the arms; None draws one."""
     stream: bool = False
     client_request_id: str | None = None
+    deadline_ns: int | None = None
+    """CLOCK_MONOTONIC by which all arms have to be complete."""
 
 
 class ArmError(Struct, frozen=True, kw_only=True):
@@ -61,10 +80,15 @@ class ArmResult(Struct, frozen=True, kw_only=True):
     error: ArmError | None = None
     difference: ArmDifference | None = None
     """To the first arm; None for the first arm itself, and where either did not answer."""
+    waited_ns: int | None = None
+    """How long the arm waited for its model, memory and a quiet machine before its clock started;
+    None unless it ran isolated."""
+    disturbances: tuple[str, ...] = ()
+    """What ran beside an isolated arm all the same."""
 
 
 class ArmEvent(Struct, frozen=True, kw_only=True):
-    """Something an arm's engine said."""
+    """An event of an arm's engine."""
 
     arm: int
     model: str
@@ -77,14 +101,13 @@ class Compared(Struct, frozen=True, kw_only=True):
     comparison_id: str
     mode: Mode
     order: tuple[int, ...]
-    """In which order the arms began."""
+    """Arms in the order in which they began."""
     order_seed: int
     arms: tuple[ArmResult, ...]
     caveats: tuple[str, ...]
 
 
 ComparisonEvent = ArmEvent | ArmResult | Compared
-_Events = asyncio.Queue[ComparisonEvent | None]
 
 
 class CompareService:
@@ -94,10 +117,14 @@ class CompareService:
         self,
         chat: ChatService,
         *,
+        enabled: bool = True,
+        max_wait_s: float = 30.0,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._chat = chat
+        self._enabled = enabled
+        self._max_wait_s = max_wait_s
         self._clock_ns = clock_ns
         self._wall_ns = wall_ns
 
@@ -105,7 +132,15 @@ class CompareService:
         """Yield arms' events as they happen, each arm's result, and the whole at the end.
 
         An arm's failure is its result and stops no other arm. Closing the generator cancels all.
+
+        Raises:
+            FeatureDisabled: the operator has switched comparisons off.
+            MachineBusy: no quiet moment for the first isolated arm.
+            DeadlineExceeded, Draining: before an arm has answered.
+            DoesNotFit: concurrent arms cannot be in memory together.
         """
+        if not self._enabled:
+            raise FeatureDisabled("Comparisons are switched off here (`compare.enabled`).")
         count = len(comparison.arms)
         if not ARMS_AT_LEAST <= count <= ARMS_AT_MOST:
             raise InvalidRequest(
@@ -120,87 +155,123 @@ class CompareService:
             seed = random.SystemRandom().getrandbits(31)
         order = list(range(count))
         random.Random(seed).shuffle(order)  # noqa: S311 (an order to be repeated, not a secret)
-        # Unbounded, but for the answers' own length: an arm that is measured must never wait for
-        # the client to read.
-        events: _Events = asyncio.Queue()
-        results: dict[int, ArmResult] = {}
-        running = asyncio.create_task(self._run(comparison, order, events, results))
-        running.add_done_callback(lambda _: events.put_nowait(None))
+        run = _Run(comparison, self._open)
+        running = asyncio.create_task(run.arms(order))
+        running.add_done_callback(lambda _: run.events.put_nowait(None))
         try:
-            while (event := await events.get()) is not None:
+            while (event := await run.events.get()) is not None:
                 yield event
             running.result()
         finally:
             running.cancel()
             await asyncio.wait([running])
-        yield _compared(comparison, tuple(order), seed, [results[arm] for arm in range(count)])
+        yield _compared(comparison, tuple(order), seed, [run.results[arm] for arm in range(count)])
 
-    async def _run(
-        self,
-        comparison: ComparisonRequest,
-        order: Sequence[int],
-        events: _Events,
-        results: dict[int, ArmResult],
-    ) -> None:
-        if comparison.mode == "isolated":
-            for arm in order:
-                results[arm] = await self._arm(comparison, arm, events)
-            return
-        async with asyncio.TaskGroup() as group:
-            tasks = {arm: group.create_task(self._arm(comparison, arm, events)) for arm in order}
-        results.update({arm: task.result() for arm, task in tasks.items()})
-
-    async def _arm(self, comparison: ComparisonRequest, arm: int, events: _Events) -> ArmResult:
-        """One arm, from its request to its result."""
-        if comparison.mode == "concurrent":
-            result = await self._answered(comparison, arm, events)
-        else:
-            # Loaded before the gate closes: nobody else should wait for this model's load. The arms
-            # need not fit beside each other: each stays until it has answered.
-            async with (
-                self._chat.pool.held(self._request(comparison, arm)),
-                self._chat.gate.exclusive(),
-            ):
-                result = await self._answered(comparison, arm, events)
-        events.put_nowait(result)
-        return result
-
-    async def _answered(
-        self, comparison: ComparisonRequest, arm: int, events: _Events
-    ) -> ArmResult:
-        name = comparison.arms[arm].model
-        texts: list[str] = []
-        answer = None
-        try:
-            if name in self._chat.routes:
-                raise InvalidRequest(f"`{name}` is a route; name the models to compare")
-            request = self._request(comparison, arm)
-            isolated = comparison.mode == "isolated"
-            async with self._chat.open(request, isolated=isolated) as answer:
-                async for event in answer:
-                    if isinstance(event, Delta | Finished):
-                        texts.append(event.text)
-                    events.put_nowait(ArmEvent(arm=arm, model=name, event=event))
-        except TriptychError as error:
-            failure = ArmError(code=error.code, message=str(error))
-            record = answer.record if answer else None
-            return ArmResult(arm=arm, model=name, text="".join(texts), record=record, error=failure)
-        return ArmResult(arm=arm, model=name, text="".join(texts), record=answer.record)
-
-    def _request(self, comparison: ComparisonRequest, arm: int) -> ChatRequest:
-        """The arm's request; its clock starts now, not when the comparison came in."""
-        return ChatRequest(
+    def _open(self, comparison: ComparisonRequest, number: int) -> Answer:
+        """The answer of one arm; its request's clock starts now, not with the comparison's."""
+        arm = comparison.arms[number]
+        if arm.model in self._chat.routes:
+            raise InvalidRequest(f"`{arm.model}` is a route; name the models to compare")
+        request = ChatRequest(
             request_id=new_request_id(),
-            model=comparison.arms[arm].model,
+            model=arm.model,
             prompt=ChatPrompt(comparison.messages),
-            sampling=comparison.arms[arm].sampling,
+            sampling=arm.sampling,
             endpoint="compare",
             stream=comparison.stream,
             client_request_id=comparison.client_request_id,
             comparison_id=comparison.comparison_id,
-            arm=arm,
+            deadline_ns=comparison.deadline_ns,
+            arm=number,
             accepted_ns=self._clock_ns(),
             accepted_at_ns=self._wall_ns(),
+        )
+        within_s = self._max_wait_s if comparison.mode == "isolated" else None
+        return self._chat.open(request, isolated_within_s=within_s)
+
+
+class _Run:
+    """One comparison as it runs."""
+
+    def __init__(
+        self, comparison: ComparisonRequest, open_arm: Callable[[ComparisonRequest, int], Answer]
+    ) -> None:
+        self.results: dict[int, ArmResult] = {}
+        # Unbounded, but for the answers' own length: an arm that is measured must never wait for
+        # the client to read.
+        self.events: asyncio.Queue[ComparisonEvent | None] = asyncio.Queue()
+        self._comparison = comparison
+        self._open_arm = open_arm
+
+    async def arms(self, order: Sequence[int]) -> None:
+        """Run all arms. Raises what keeps every one of them from answering."""
+        if self._comparison.mode == "isolated":
+            for number in order:
+                self._settle({number: await self._arm(number)})
+            return
+        async with asyncio.TaskGroup() as group:
+            tasks = {number: group.create_task(self._arm(number)) for number in order}
+        self._settle({number: task.result() for number, task in tasks.items()})
+
+    async def _arm(self, number: int) -> TriptychError | None:
+        """Run one arm to its result; the failure that ended it, if any."""
+        arm = _RunningArm(number, self._comparison.arms[number].model)
+        failure = None
+        try:
+            await self._answer(arm)
+        except TriptychError as error:
+            failure = error
+        self.results[number] = arm.result(failure)
+        if not isinstance(failure, _OF_THE_WHOLE):
+            self.events.put_nowait(self.results[number])
+        return failure
+
+    def _settle(self, failures: Mapping[int, TriptychError | None]) -> None:
+        """Raise a failure that is the whole comparison's, or make it the arm's result."""
+        answered = any(arm.error is None for arm in self.results.values())
+        for number, failure in failures.items():
+            if isinstance(failure, _OF_THE_WHOLE):
+                if not answered:
+                    raise failure
+                self.events.put_nowait(self.results[number])
+
+    async def _answer(self, arm: "_RunningArm") -> None:
+        answer = self._open_arm(self._comparison, arm.number)
+        try:
+            async with answer:
+                async for event in answer:
+                    if isinstance(event, Delta | Finished):
+                        arm.texts.append(event.text)
+                    self.events.put_nowait(ArmEvent(arm=arm.number, model=arm.model, event=event))
+        finally:  # closed, so that its record is final
+            arm.record, arm.isolation = answer.record, answer.isolation
+            if answer.isolation is not None:
+                arm.waited_ns = answer.record.accepted_ns - answer.request.accepted_ns
+
+
+@dataclass(slots=True)
+class _RunningArm:
+    """What is known of an arm so far."""
+
+    number: int
+    model: str
+    texts: list[str] = field(default_factory=list)
+    record: RequestRecord | None = None
+    isolation: Isolation | None = None
+    waited_ns: int | None = None
+
+    def result(self, failure: TriptychError | None) -> ArmResult:
+        isolation = self.isolation
+        return ArmResult(
+            arm=self.number,
+            model=self.model,
+            text="".join(self.texts),
+            record=self.record,
+            error=None if failure is None else ArmError(code=failure.code, message=str(failure)),
+            waited_ns=self.waited_ns,
+            disturbances=tuple(
+                words for name, words in _DISTURBANCES.items() if getattr(isolation, name, False)
+            ),
         )
 
 
@@ -219,9 +290,12 @@ def _compared(
         order=order,
         order_seed=seed,
         arms=tuple(compared),
-        caveats=caveats(
-            [arm.record for arm in arms],
-            [arm.text for arm in arms if arm.error is None],
-            mode=comparison.mode,
+        caveats=(
+            *caveats(
+                [arm.record for arm in arms],
+                [arm.text for arm in arms if arm.error is None],
+                mode=comparison.mode,
+            ),
+            *dict.fromkeys(words for arm in arms for words in arm.disturbances),
         ),
     )

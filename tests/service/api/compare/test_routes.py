@@ -1,8 +1,11 @@
 """Comparisons over HTTP."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
+from service.settings import CompareSettings
 
 
 def ask(live, *arms, **fields):
@@ -109,3 +112,47 @@ def test_wrong_comparisons_are_refused_by_name(live, arms, fields, param):
     response = ask(live, *arms, **fields)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
+
+
+def test_a_machine_that_is_not_quiet_is_503_for_the_comparison(serve):
+    """With the time after which to try again, streamed or not; the rest is answered meanwhile."""
+    live = serve(compare=CompareSettings(max_wait_s=0.3, max_stall_s=0.1))
+    live.chat("load it", model="slow")
+    with ThreadPoolExecutor() as pool:
+        long = pool.submit(live.chat, "w " * 100, model="slow")
+        live.until(lambda: live.requests == 1)
+        for stream in (False, True):
+            response = ask(live, {"model": "echo"}, {"model": "echo"}, stream=stream)
+            assert response.status_code == 503
+            assert response.json()["error"]["code"] == "machine_busy"
+            assert int(response.headers["retry-after"]) >= 1
+        assert not long.done()
+        assert live.chat().status_code == 200
+        assert long.result().status_code == 200
+
+
+def test_comparisons_that_are_switched_off_are_403(serve):
+    """The setting is named."""
+    live = serve(compare=CompareSettings(enabled=False))
+    response = ask(live, {"model": "echo"}, {"model": "echo"})
+    assert response.status_code == 403
+    assert response.json()["error"]["code"] == "feature_disabled"
+    assert "compare.enabled" in response.json()["error"]["message"]
+
+
+def test_a_comparison_past_its_time_limit_is_504(live):
+    """The limit is for all arms together."""
+    live.chat("load it", model="slow")
+    messages = [{"role": "user", "content": "w " * 200}]
+    body = {"messages": messages, "arms": [{"model": "slow"}] * 2, "timeout_s": 0.2}
+    response = live.post("/v1/compare", body)
+    assert response.status_code == 504
+    assert response.json()["error"]["code"] == "deadline_exceeded"
+
+
+def test_an_isolated_arm_says_how_long_it_waited(live):
+    """A concurrent one waits for nobody."""
+    isolated = ask(live, {"model": "echo"}, {"model": "echo"}).json()
+    assert all(arm["waited_ms"] >= 0 for arm in isolated["arms"])
+    together = ask(live, {"model": "echo"}, {"model": "echo"}, mode="concurrent").json()
+    assert [arm["waited_ms"] for arm in together["arms"]] == [None, None]

@@ -1,13 +1,25 @@
 """Comparisons: same path, same records, one arm's trouble stays its own."""
 
 import asyncio
+import time
 
 import msgspec
 import pytest
+from support.waiting import until
 
 from service.core.chat import Message, Sampling
-from service.core.errors import DoesNotFit, EngineFailed, InvalidRequest, ModelNotReady
+from service.core.errors import (
+    DeadlineExceeded,
+    DoesNotFit,
+    EngineFailed,
+    FeatureDisabled,
+    InvalidRequest,
+    MachineBusy,
+    ModelNotReady,
+)
 from service.core.events import Finished
+from service.core.metrics import derive
+from service.serving.gate import Gate
 from service.serving.requests.compare import (
     ArmEvent,
     ArmResult,
@@ -18,17 +30,19 @@ from service.serving.requests.compare import (
 )
 
 
-def comparison(*models, **fields):
+def comparison(*models, max_tokens=4, **fields):
     return ComparisonRequest(
         comparison_id="cmp-1",
         messages=(Message(role="user", content="hi"),),
-        arms=tuple(ComparedArm(model=model, sampling=Sampling(max_tokens=4)) for model in models),
+        arms=tuple(
+            ComparedArm(model=model, sampling=Sampling(max_tokens=max_tokens)) for model in models
+        ),
         **fields,
     )
 
 
-async def events_of(b, asked):
-    return [event async for event in CompareService(b.chat).run(asked)]
+async def events_of(b, asked, **options):
+    return [event async for event in CompareService(b.chat, **options).run(asked)]
 
 
 @pytest.mark.parametrize("mode", ["isolated", "concurrent"])
@@ -210,3 +224,144 @@ async def test_concurrent_arms_that_do_not_fit_together_are_refused(bench):
     assert b.sink.records == []
     *_, whole = await events_of(b, comparison("one", "one", mode="concurrent"))
     assert all(arm.error is None for arm in whole.arms)
+
+
+async def test_a_comparison_waits_only_so_long_for_a_quiet_machine(bench, settle):
+    """It waited, and everybody behind it, until the longest running answer had ended."""
+    b = bench(gate=Gate(max_stall_s=0.1))
+    await asyncio.gather(b.ask("one"), b.ask("two"), b.ask("three"))
+    b.engines["one"].may_step.clear()
+    long = asyncio.create_task(b.ask("one"))
+    await until(lambda: b.engines["one"].running)
+    comparing = asyncio.create_task(events_of(b, comparison("two", "three"), max_wait_s=0.3))
+    await settle()
+    began_s = time.monotonic()
+    await b.ask("three")
+    assert time.monotonic() - began_s < 0.2
+    with pytest.raises(MachineBusy, match="1 requests are running") as caught:
+        await comparing
+    assert caught.value.retry_after_s >= 0.3
+    (record,) = [each for each in b.sink.finals if each.comparison_id]
+    assert (record.status, record.error_code) == ("refused", "machine_busy")
+    b.engines["one"].may_step.set()
+    await long
+    assert (b.pool.requests, repr(b.gate)) == (0, "<Gate inside=0 alone=False waiting=0>")
+
+
+async def test_a_comparison_that_leaves_while_it_waits_has_a_record(bench, settle):
+    """It left none."""
+    b = bench()
+    await asyncio.gather(b.ask("one"), b.ask("two"))
+    async with b.gate.shared():
+        comparing = asyncio.create_task(events_of(b, comparison("one", "two")))
+        await until(lambda: b.pool.requests == 1)
+        await settle()
+        comparing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await comparing
+    (record,) = [each for each in b.sink.finals if each.comparison_id]
+    assert record.status == "cancelled"
+    assert b.pool.requests == 0
+
+
+async def test_an_arm_that_waits_counts_against_its_models_queue(bench):
+    """Sixty comparisons waited where one request was allowed."""
+    b = bench(max_queued_requests=1)
+    await b.ask("one")
+    async with b.gate.shared():
+        waiting = asyncio.create_task(events_of(b, comparison("one", "one")))
+        await until(lambda: b.pool.requests == 1)
+        *_, whole = await events_of(b, comparison("one", "one"))
+        assert [arm.error.code for arm in whole.arms] == ["overloaded"] * 2
+        assert all(arm.record.status == "refused" for arm in whole.arms)
+    *_, whole = await waiting
+    assert all(arm.error is None for arm in whole.arms)
+
+
+async def test_an_isolated_arm_reserves_its_state_like_any_request(bench):
+    """It ran without a reservation where it did not fit."""
+    b = bench(sizes={"one": 40, "two": 40}, budget=50)
+    *_, whole = await events_of(b, comparison("one", "two", max_tokens=11))
+    assert [arm.error.code for arm in whole.arms] == ["does_not_fit"] * 2
+    assert [arm.record.error_code for arm in whole.arms] == ["does_not_fit"] * 2
+
+
+async def test_an_arm_beside_a_load_says_so(bench):
+    """The load is not waited for, and what it cost the arm nobody knows."""
+    b = bench()
+    await asyncio.gather(b.ask("one"), b.ask("two"))
+    b.prepare["three"] = lambda engine: engine.may_load.clear()
+    load = asyncio.create_task(b.pool.load("three"))
+    await until(lambda: "three" in b.engines)
+    *_, whole = await events_of(b, comparison("one", "two"))
+    b.engines["three"].may_load.set()
+    await load
+    assert "a model was loaded, or files were hashed, while an arm ran" in whole.caveats
+    assert all(arm.disturbances for arm in whole.arms)
+    *_, whole = await events_of(b, comparison("one", "two"))
+    assert not any(arm.disturbances for arm in whole.arms)
+
+
+async def test_an_arm_that_stalls_others_too_long_goes_on_beside_them(bench):
+    """They waited for its end, however long its answer was."""
+    b = bench(gate=Gate(max_stall_s=0.1))
+    await asyncio.gather(b.ask("one"), b.ask("two"), b.ask("three"))
+    for name in ("one", "two"):
+        b.engines[name].may_step.clear()
+    comparing = asyncio.create_task(events_of(b, comparison("one", "two")))
+    await until(lambda: b.engines["one"].running or b.engines["two"].running)
+    began_s = time.monotonic()
+    assert len(await b.ask("three")) == 7
+    assert 0.09 < time.monotonic() - began_s < 1
+    for name in ("one", "two"):
+        b.engines[name].may_step.set()
+    *_, whole = await comparing
+    words = "an arm ran beside requests that had waited for `compare.max_stall_s`"
+    assert words in whole.caveats
+
+
+async def test_an_arms_wait_is_no_part_of_its_times(bench):
+    """Its clock starts when the machine is its own; the wait is told beside."""
+    b = bench()
+    await asyncio.gather(b.ask("one"), b.ask("two"))
+    async with b.gate.shared():
+        comparing = asyncio.create_task(events_of(b, comparison("one", "two")))
+        await asyncio.sleep(0.05)
+    *_, whole = await comparing
+    first = whole.arms[whole.order[0]]
+    assert first.waited_ns > 45_000_000
+    assert derive(first.record).ttft_ms < 45
+    assert not first.record.cold
+
+
+@pytest.mark.parametrize("mode", ["isolated", "concurrent"])
+async def test_a_comparison_past_its_deadline_fails_as_a_whole(bench, mode):
+    """No arm answered in time."""
+    b = bench()
+    await asyncio.gather(b.ask("one"), b.ask("two"))
+    for name in ("one", "two"):
+        b.engines[name].may_step.clear()
+    asked = comparison("one", "two", mode=mode, deadline_ns=time.monotonic_ns() + 50_000_000)
+    with pytest.raises(DeadlineExceeded):
+        await events_of(b, asked)
+    arms = [each for each in b.sink.finals if each.comparison_id]
+    assert {each.error_code for each in arms} == {"deadline_exceeded"}
+    assert b.pool.requests == 0
+
+
+async def test_an_arm_past_the_deadline_keeps_what_others_answered(bench):
+    """What was measured is not thrown away."""
+    b = bench()
+    await asyncio.gather(b.ask("one"), b.ask("two"))
+    b.engines["two"].may_step.clear()
+    asked = comparison(
+        "one", "two", mode="concurrent", deadline_ns=time.monotonic_ns() + 100_000_000
+    )
+    *_, whole = await events_of(b, asked)
+    assert [arm.error and arm.error.code for arm in whole.arms] == [None, "deadline_exceeded"]
+
+
+async def test_comparisons_can_be_switched_off(bench):
+    """By the operator, whose setting is named."""
+    with pytest.raises(FeatureDisabled, match=r"compare\.enabled"):
+        await events_of(bench(), comparison("one", "two"), enabled=False)
