@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from litestar import Litestar
+from litestar.types import ASGIApp
 from msgspec import structs
 
 from model_registry.catalog import Catalog, load_catalog
@@ -47,6 +47,9 @@ from service.telemetry.prometheus import PrometheusMetrics
 #: themselves, for the transient needs of a load, and for other programs.
 FREE_SHARE = 0.8
 
+#: How long interrupted requests get to tell their clients, in seconds.
+ABORT_S = 2.0
+
 log = logging.getLogger(__name__)
 
 
@@ -55,8 +58,9 @@ class Application:
     """Everything that serves, built but not yet running."""
 
     settings: Settings
-    api: Litestar
+    api: ASGIApp
     pool: Pool
+    chat: ChatService
     torch_host: TorchHost
     writer: RecordWriter
     store: RecordStore
@@ -89,9 +93,15 @@ class Application:
                 log.error("%d records could not be written", lost)
 
     async def drain(self) -> None:
-        """Admit nobody any more, and give running requests their time."""
-        if not await self.pool.drain(self.settings.drain_s):
-            log.warning("some requests did not end within %.0f s", self.settings.drain_s)
+        """Admit no more requests, and give those that run `drain_s` to end."""
+        await self.pool.drain(self.settings.drain_s)
+
+    async def abort(self) -> None:
+        """Interrupt the requests that are left; their clients are told."""
+        if self.pool.requests:
+            log.warning("%d requests are interrupted by the shutdown", self.pool.requests)
+        self.chat.interrupt()
+        await self.pool.drain(ABORT_S)
 
 
 def create_application(settings: Settings) -> Application:
@@ -100,8 +110,9 @@ def create_application(settings: Settings) -> Application:
     lock = FolderLock(data_dir)
     store = open_store(f"sqlite:///{(data_dir / 'records.db').resolve()}")
     writer = RecordWriter(store)
-    torch_host = _torch_host(settings, data_dir)
-    gate, budget = Gate(), _budget(settings)
+    torch_host, compare = _torch_host(settings, data_dir), settings.compare
+    gate = Gate(max_stall_s=compare.max_stall_s, max_share=compare.max_share)
+    budget = _budget(settings)
     device_memory = DeviceMemory(budget.budget_bytes, max_waiting=settings.max_waiting_for_memory)
     pool = Pool(
         _catalog(settings),
@@ -128,9 +139,10 @@ def create_application(settings: Settings) -> Application:
         settings=settings,
         pool=pool,
         chat=chat,
-        compare=CompareService(chat),
+        compare=CompareService(chat, enabled=compare.enabled, max_wait_s=compare.max_wait_s),
         reports=reports,
         sink=writer,
+        writer_stats=writer.stats,
         metrics_page=metrics.page,
         runtime=lambda: torch_host.runtime,
         memory=_memory_reporter(device_memory, pool, probes, torch_host, budget),
@@ -140,6 +152,7 @@ def create_application(settings: Settings) -> Application:
         settings=settings,
         api=create_api(services),
         pool=pool,
+        chat=chat,
         torch_host=torch_host,
         writer=writer,
         store=store,

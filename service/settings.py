@@ -1,4 +1,4 @@
-"""Every setting, read once: decoded strictly from TOML, then overridden by options, then frozen."""
+"""Settings: decoded strictly from TOML, overridden by options, frozen."""
 
 import tomllib
 from pathlib import Path
@@ -20,7 +20,7 @@ class TorchSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     kernels: Literal["auto", "compiled", "eager"] = "auto"
     """Compiled programs or transformers' own code; `auto` compiles what there is a program for."""
     max_itl_ms: Annotated[float, Meta(gt=0)] = 100.0
-    """Gap between an answer's tokens, in milliseconds, that others' prompts should not exceed."""
+    """Inter-token latency of running answers, in milliseconds, that prefill should not exceed."""
 
 
 class VllmSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,6 +42,30 @@ class VllmSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Longest time that a start may take, in seconds."""
 
 
+class CompareSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[compare]`: comparisons are guests among other requests."""
+
+    enabled: bool = True
+    """Answer `/v1/compare`; otherwise it gets 403."""
+    max_wait_s: Annotated[float, Meta(ge=0)] = 30.0
+    """Longest time an isolated arm waits for a moment at which nothing else runs, in seconds."""
+    max_stall_s: Annotated[float, Meta(ge=0)] = 10.0
+    """Longest time any other request is held back for an isolated arm, in seconds."""
+    max_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    """Largest share of the time in which isolated arms may hold others back."""
+
+
+class HttpSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[http]`: how long connections may do nothing."""
+
+    idle_s: Annotated[float, Meta(gt=0)] = 60.0
+    """Close a connection that carries no request for so many seconds."""
+    head_s: Annotated[float, Meta(gt=0)] = 10.0
+    """Longest time for the head of a request to arrive, in seconds."""
+    body_s: Annotated[float, Meta(gt=0)] = 60.0
+    """Longest time for the body of a request to arrive, in seconds."""
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set; the keys of the TOML file given with `--config`."""
 
@@ -58,16 +82,16 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     slots: Annotated[int, Meta(ge=1, le=1024)] = 32
     """Requests that one model answers at once."""
     max_queued_requests: Annotated[int, Meta(ge=0)] = 256
-    """Requests that may wait or run for one model before new ones get 503."""
+    """Requests that may wait or run for one model; more get 503."""
     memory_budget: int | str = "auto"
-    """Memory for models and their requests, as `"8GiB"` or in bytes; `"auto"`: 80 % of what is free
-    at the start."""
+    """Memory for models and their requests, as `"8GiB"` or in bytes; `"auto"`: 80 % of the memory
+    that is free at startup."""
     max_waiting_for_memory: Annotated[int, Meta(ge=0)] = 256
-    """Loads and requests that may wait for memory before new ones get 503."""
+    """Loads and requests that may wait for memory; more get 503."""
     idle_ttl_s: Annotated[float, Meta(ge=0)] = 0.0
-    """Unload a model that nobody has used for so many seconds; 0: never."""
+    """Unload a model after this many idle seconds; 0: never."""
     prefill_chunk_tokens: Annotated[int, Meta(ge=1)] = 256
-    """Longest piece of a prompt that is prefilled between two decode steps."""
+    """Longest chunk of a prompt that is prefilled between two decode steps."""
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 1_048_576
     """Largest request body."""
     max_answer_tokens: Annotated[int, Meta(ge=1)] = 4096
@@ -75,15 +99,19 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     keepalive_s: Annotated[float, Meta(gt=0)] = 10.0
     """Longest silence of a stream, in seconds, before a comment line is sent."""
     stall_s: Annotated[float, Meta(gt=0)] = 60.0
-    """How long an engine may make no step while requests run, in seconds, before it is killed."""
+    """Kill an engine that makes no step for so many seconds while requests run."""
     drain_s: Annotated[float, Meta(ge=0)] = 30.0
     """How long a shutdown waits for running requests, in seconds."""
+    request_timeout_s: Annotated[float, Meta(ge=0)] = 0.0
+    """Time limit of a request in seconds, default and maximum of `timeout_s`; 0: none."""
     always_include_usage: bool = False
     """Send a usage chunk in every stream, asked for or not."""
     store_content: Literal["none", "full"] = "none"
-    """Whether prompts and answers are stored with the records."""
+    """Store prompts and answers with the records."""
     torch: TorchSettings = TorchSettings()
     vllm: VllmSettings = VllmSettings()
+    compare: CompareSettings = CompareSettings()
+    http: HttpSettings = HttpSettings()
     probe: bool = True
     """Ask a model a few greedy prompts when it is loaded; if it fails, mark it unverified."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

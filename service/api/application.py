@@ -5,12 +5,13 @@ from functools import partial
 from litestar import Litestar
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
-from litestar.types import ControllerRouterHandler
+from litestar.types import ASGIApp, ControllerRouterHandler
 
 from service.api.body import JsonRequest
 from service.api.compare.routes import create_comparison
 from service.api.docs.document import Description
 from service.api.docs.page import docs_router, openapi_document
+from service.api.edge import Edge
 from service.api.errors import EXCEPTION_HANDLERS
 from service.api.models.lifecycle import (
     load_model,
@@ -68,9 +69,10 @@ ROUTES: list[ControllerRouterHandler] = [
 ]
 
 
-def create_api(services: Services) -> Litestar:
+def create_api(services: Services) -> ASGIApp:
     """Build the application; the caller starts and closes the services."""
-    return Litestar(
+    settings, pool = services.settings, services.pool
+    routed = Litestar(
         route_handlers=ROUTES,
         dependencies={
             "services": _constant(services),
@@ -82,9 +84,10 @@ def create_api(services: Services) -> Litestar:
         request_class=JsonRequest,
         before_send=[add_request_id],
         openapi_config=None,  # its own pages would bring other error bodies; see `describe`
-        request_max_body_size=services.settings.max_body_bytes,
+        request_max_body_size=settings.max_body_bytes,
         logging_config=None,
     )
+    return Edge(routed, body_s=settings.http.body_s, draining=lambda: pool.draining)
 
 
 def describe(version: str) -> dict[str, object]:

@@ -75,7 +75,14 @@ async def _serve(application: Application, bound: Any) -> None:  # noqa: ANN401 
             await _show_loading(application, console)
             _show_example(application, console, url)
 
-        await serve_http(application.api, bound, on_ready=greet, drain=application.drain)
+        await serve_http(
+            application.api,
+            bound,
+            limits=application.settings.http,
+            on_ready=greet,
+            drain=application.drain,
+            abort=application.abort,
+        )
     console.print("Stopped.")
 
 

@@ -14,7 +14,7 @@ import uvicorn
 
 from service.app import Application, create_application
 from service.core.routing import Arm, FallbackRoute, WeightedRoute
-from service.server import address, listen
+from service.server import address, listen, protocol_with
 from service.settings import Settings
 
 START_LIMIT_S = 20.0
@@ -72,7 +72,12 @@ class LiveService:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.application = create_application(self.settings)
-        config = uvicorn.Config(self.application.api, log_config=None, lifespan="on")
+        config = uvicorn.Config(
+            self.application.api,
+            http=protocol_with(self.settings.http),
+            log_config=None,
+            lifespan="on",
+        )
         self._server = uvicorn.Server(config)
         async with self.application.running():
             await self._server.serve(sockets=[self.socket])
