@@ -54,7 +54,7 @@ class Validity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_loop_lag_p95_ms: _Positive = 25.0
     """p95 of how late a periodic timer of the measuring process fired: stamps were late."""
     max_ttft_difference_ms: _Positive = 10.0
-    """Median distance of client and server TTFT, of each model; the client's counts from the sending."""
+    """Median distance of client and server TTFT, by model; the client counts from the sending."""
     max_tpot_difference_percent: _Positive = 5.0
     """Median distance of client and server TPOT, of each model, in percent of the server's."""
     exclusive: bool = True

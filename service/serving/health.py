@@ -1,4 +1,4 @@
-"""Health and readiness: pure functions of models' states, engines' liveness and the record writer."""
+"""Health and readiness: pure functions of model states, engine liveness and writer statistics."""
 
 from collections.abc import Collection, Mapping
 from typing import Final, Literal
@@ -67,9 +67,11 @@ def health(models: Mapping[str, ModelStatus], *, draining: bool, version: str) -
 
 def decode_health(engines: Mapping[str, Liveness]) -> DecodeHealth:
     """From the liveness of each engine that has one."""
-    running = sum(liveness.running for liveness in engines.values())
-    silences_s = [liveness.silent_s for liveness in engines.values() if liveness.silent_s is not None]
-    stalled = [name for name, liveness in engines.items() if liveness.stalled]
+    running = sum(each.running for each in engines.values())
+    silences_s = [
+        liveness.silent_s for liveness in engines.values() if liveness.silent_s is not None
+    ]
+    stalled = [name for name, each in engines.items() if each.stalled]
     working: Literal["ok", "idle"] = "ok" if running else "idle"
     return DecodeHealth(
         status="stalled" if stalled else working,

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from loadtest.summary import summarize
 from msgspec import structs
 from support.interrupts import in_background
 from support.waiting import wait_until
