@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import tiny_text
-from support.live_service import LiveService, serve
 
 from service.settings import TorchSettings
+from support import tiny_text
+from support.live_service import LiveService, serve
 
 __all__ = ["serve", "serve_tiny"]
 

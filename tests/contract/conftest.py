@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from support import tiny_text, vllm_here
 
 from model_registry.spec import ModelSpec, Remote, ResolvedModel
 from service.core.chat import ChatPrompt, ChatRequest, Message, Prompt, Sampling
@@ -24,6 +23,7 @@ from service.engines import open_engine
 from service.engines.torch.host import TorchHost
 from service.engines.torch.options import TorchOptions
 from service.engines.vllm.command import VllmOptions
+from support import tiny_text, vllm_here
 
 CONTEXT_TOKENS = 256
 _numbers = count()

@@ -1,6 +1,7 @@
 """A model with an adapter, served beside its base."""
 
 import httpx
+
 from support import tiny_adapters, tiny_text
 
 ENTRY = """

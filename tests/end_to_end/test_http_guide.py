@@ -5,6 +5,7 @@ import re
 from itertools import pairwise
 
 import pytest
+
 from support.documents import ROOT, blocks, run
 
 GUIDE = "docs/http-guide.md"

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+
 from support.documents import ROOT, blocks, run
 
 README = (ROOT / "README.md").read_text()

@@ -11,8 +11,6 @@ from pathlib import Path
 import msgspec
 import pytest
 from msgspec import structs
-from support.interrupts import in_background
-from support.waiting import wait_until
 
 from loadtest.address import Address
 from loadtest.corpus import Message, Prompt
@@ -22,6 +20,8 @@ from loadtest.plan import Arrivals, Plan, Validity
 from loadtest.results.summary import summarize
 from loadtest.run import Results, check_models, connect, run
 from loadtest.schedule import schedule
+from support.interrupts import in_background
+from support.waiting import wait_until
 
 PROMPTS = tuple(
     Prompt(id=f"p{n}", messages=(Message(role="user", content="Wohin?"),)) for n in range(5)

@@ -2,6 +2,7 @@
 
 import httpx
 import pytest
+
 from support.live_service import LiveService
 
 

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from litestar import Litestar
 from litestar.di import Provide
 from litestar.testing import TestClient
-from support.waiting import wait_until
 
 from service.api.errors import EXCEPTION_HANDLERS
 from service.api.records import record_handlers
@@ -27,6 +26,7 @@ from service.core.record import RequestRecord
 from service.serving.records.report import Reports
 from service.storage import open_store
 from service.storage.writer import RecordWriter
+from support.waiting import wait_until
 
 MakeRecord = Callable[..., RequestRecord]
 SECOND_NS = 1_000_000_000

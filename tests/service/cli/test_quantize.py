@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from support.interrupts import in_background
 
 from model_registry.catalog import load_catalog
 from model_registry.sources.locate import locate
 from model_registry.sources.packed import PACKED_NAME
 from service.cli.main import main
+from support.interrupts import in_background
 
 MODEL = "reference-ssm"
 

@@ -1,9 +1,9 @@
 """Tiny models on disk that the torch host can load and chat with."""
 
 import pytest
-from support import tiny_text
 
 from model_registry.spec import ModelSpec, ResolvedModel
+from support import tiny_text
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from support.virtual_time import VirtualTimeLoop
 
 from service.core.errors import MachineBusy
 from service.serving.gate import Gate
+from support.virtual_time import VirtualTimeLoop
 
 SHUT = "<Gate inside=0 alone=False waiting=0>"
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, func, select
-from support.waiting import wait_until
 
 from service.core.errors import StoreUnavailable
 from service.core.ports import RecordFilter
@@ -21,6 +20,7 @@ from service.storage.store import SqlRecordStore
 from service.storage.tables import record_block
 from service.storage.write_queue import held_bytes
 from service.storage.writer import RecordWriter
+from support.waiting import wait_until
 
 MakeRecord = Callable[..., RequestRecord]
 

@@ -2,9 +2,8 @@
 
 import os
 
-from support.clock import Clock
-
 from service.telemetry.memory import MemoryProbes
+from support.clock import Clock
 
 
 def test_readings_are_rate_limited():

@@ -7,7 +7,6 @@ from itertools import count
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
-from support.clock import Clock
 
 from model_registry.spec import ModelSpec
 from service.core.events import ModelMemory
@@ -17,6 +16,7 @@ from service.core.ports import WriterStats
 from service.core.process_memory import ProcessMemory
 from service.core.record import RequestRecord
 from service.telemetry.prometheus import PrometheusMetrics
+from support.clock import Clock
 
 MakeRecord = Callable[..., RequestRecord]
 MODEL = ModelStatus(

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import psutil
 import torch
-from support import tiny_text
 
 from service.core.chat import ChatRequest, Sampling, TokenPrompt
 from service.core.events import ModelBuild, ModelMemory, StateBytes
@@ -15,6 +14,7 @@ from service.engines.text.codec import TextCodec
 from service.engines.torch.protocol.messages import MemoryReport
 from service.torch_host.loop import EngineLoop
 from service.torch_host.sequence import Sequence
+from support import tiny_text
 
 REQUESTS, SLOT_BYTES, LIMIT_S = 24, 6 * 2**20, 15.0
 

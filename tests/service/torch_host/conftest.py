@@ -11,11 +11,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from support import oracle, tiny_models
 
 from service.engines.torch.protocol.messages import KernelChoice
 from service.torch_host.slot_model import SlotModel
 from service.torch_host.weights.loading import load
+from support import oracle, tiny_models
 
 SLOTS = 5
 

@@ -5,8 +5,6 @@ import contextlib
 import threading
 
 import pytest
-from support import tiny_text
-from support.waiting import until
 
 from model_registry.spec import ModelSpec, ResolvedModel
 from service.core.chat import ChatPrompt, ChatRequest, Message, Sampling, TextPrompt
@@ -29,6 +27,8 @@ from service.torch_host import loop as loop_module
 from service.torch_host.dispatcher import Dispatcher
 from service.torch_host.eager.model import EagerModel
 from service.torch_host.loop import EngineLoop
+from support import tiny_text
+from support.waiting import until
 
 SECRET = "xylophone"
 

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from support import oracle, tiny_models
-from support.oracle import Answer, assert_same
 from transformers import DynamicCache
 
 from model_registry.architecture import MODEL_TYPES
 from model_registry.footprint import predict
 from service.core.events import StateBytes
 from service.torch_host.slot_model import SlotModel
+from support import oracle, tiny_models
+from support.oracle import Answer, assert_same
 
 LENGTHS = (1, 7, 8, 31, 50)
 

@@ -7,10 +7,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from support.clock import Clock
 
 from service.engines.torch.process import environment
 from service.torch_host.heap import EVERY_S, REST_S, Heap
+from support.clock import Clock
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from support import tiny_text
 
 from service.core.chat import ChatRequest, Sampling, TokenPrompt
 from service.core.errors import InvalidRequest
@@ -26,6 +25,7 @@ from service.torch_host import sequence as sequence_module
 from service.torch_host import slot_model
 from service.torch_host.loop import EngineLoop
 from service.torch_host.sequence import Sequence
+from support import tiny_text
 
 CODEC = TextCodec(tiny_text.byte_level(), named={}, template=None, eos_ids=(2,))
 PROMPTS = {"a": range(10, 33), "b": range(40, 45), "c": range(20, 60), "d": range(50, 61)}

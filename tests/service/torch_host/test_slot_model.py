@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import oracle, tiny_models
 
 import model_registry.reference
 from service.torch_host.compiled.codegen.cpu_features import KERNEL_PATH
 from service.torch_host.weights.loading import load
+from support import oracle, tiny_models
 
 TRIO = Path(model_registry.reference.__file__).parent / "weights"
 

@@ -6,7 +6,6 @@ import threading
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.waiting import until
 
 from service.torch_host.text_threads import (
     DUE_CHARACTERS_PER_S,
@@ -15,6 +14,7 @@ from service.torch_host.text_threads import (
     TextQueue,
     TextThreads,
 )
+from support.waiting import until
 
 LARGE = LARGE_CHARACTERS + 1
 

@@ -18,8 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
-from support.interrupts import in_background
-from support.live_service import live, serve
 
 from service.cli.main import main
 from service.cli.top.command import look
@@ -28,6 +26,8 @@ from service.cli.top.source import open_client
 from service.cli.top.view import WIDE, MemoryBar
 from service.core.runtime import DeviceUse
 from service.serving.memory.report import MemoryReport
+from support.interrupts import in_background
+from support.live_service import live, serve
 
 __all__ = ["live", "serve"]
 

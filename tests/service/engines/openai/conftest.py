@@ -4,6 +4,7 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
+
 from support.far_side import FarSide, engine_at, request
 
 

@@ -5,12 +5,12 @@ import gzip
 
 import msgspec
 import pytest
-from support.far_side import PLAIN, VLLM, FarSide, engine_at, request
 
 from service.core.chat import TextPrompt
 from service.core.errors import UnsupportedField
 from service.core.events import Delta, Finished, Started
 from service.serving.models.conformance import probe
+from support.far_side import PLAIN, VLLM, FarSide, engine_at, request
 
 
 async def test_vllm_tells_tokens_and_times(ask):

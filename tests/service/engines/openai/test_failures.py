@@ -5,7 +5,6 @@ import json
 from contextlib import aclosing
 
 import pytest
-from support.far_side import PLAIN, engine_at, request
 
 from model_registry.spec import ModelSpec, Remote, ResolvedModel
 from service.core.errors import (
@@ -18,6 +17,7 @@ from service.core.errors import (
 )
 from service.core.events import Delta, Finished
 from service.engines.openai.server import OpenAiServer, remote_server
+from support.far_side import PLAIN, engine_at, request
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from support.waiting import wait_until
 
 from service.engines.supervision.child_log import ChildLog
+from support.waiting import wait_until
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
-from support.waiting import until
 
 from service.core.errors import ModelNotReady
 from service.engines.supervision import supervisor as module
 from service.engines.supervision.supervisor import FATAL_STARTS, Supervisor
+from support.waiting import until
 
 
 class Scripted:

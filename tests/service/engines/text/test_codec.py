@@ -5,7 +5,6 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import tiny_text
 from tokenizers import Tokenizer, decoders, models
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
@@ -14,6 +13,7 @@ from service.core.chat import ChatPrompt, Message, TextPrompt, TokenPrompt
 from service.core.errors import InvalidRequest, ModelNotReady
 from service.engines.text.answer_text import AnswerText
 from service.engines.text.codec import TextCodec
+from support import tiny_text
 
 TOKENIZERS = {
     "byte level": tiny_text.byte_level,

@@ -3,7 +3,6 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import tiny_text
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from model_registry import reference
@@ -11,6 +10,7 @@ from service.core.chat import ChatPrompt, Message, TextPrompt
 from service.core.errors import ContextOverflow
 from service.engines.text.codec import TextCodec
 from service.engines.text.text_bound import TextBound
+from support import tiny_text
 
 
 def normalized(*parts):

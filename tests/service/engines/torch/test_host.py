@@ -12,7 +12,6 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
-from support.waiting import until
 
 from service.core.chat import ChatRequest, Sampling, TextPrompt
 from service.core.errors import ContextOverflow, EngineFailed, InvalidRequest, ModelNotReady
@@ -21,6 +20,7 @@ from service.core.ports import Engine, LoadReporting, Supervised, Tokenizing
 from service.engines.torch.engine import TorchEngine
 from service.engines.torch.host import TorchHost
 from service.engines.torch.options import TorchOptions
+from support.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from support import tiny_adapters, vllm_here
-from support.live_service import LiveService
 
 from model_registry.catalog import load_catalog
 from model_registry.sources.model_files import read_config
 from service.engines.vllm.pages import vllm_pages
 from service.settings import VllmSettings
+from support import tiny_adapters, vllm_here
+from support.live_service import LiveService
 
 pytestmark = vllm_here.MARKS
 

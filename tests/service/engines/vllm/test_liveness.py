@@ -8,8 +8,6 @@ import time
 from contextlib import aclosing
 
 import pytest
-from support.fake_vllm import write_interpreter
-from support.waiting import until
 
 from model_registry.spec import ModelSpec, ResolvedModel, Variant
 from service.core.chat import ChatRequest, Sampling, TextPrompt
@@ -17,6 +15,8 @@ from service.core.errors import EngineDied, EngineFailed, ModelNotReady
 from service.core.events import Delta, Finished
 from service.engines.vllm.command import VllmOptions
 from service.engines.vllm.engine import VllmEngine
+from support.fake_vllm import write_interpreter
+from support.waiting import until
 
 LLAMA = {"model_type": "llama", "vocab_size": 64, "hidden_size": 64, "intermediate_size": 96,
          "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}  # fmt: skip

@@ -5,11 +5,11 @@ from contextlib import aclosing
 from itertools import count
 
 import pytest
-from support.waiting import until
 
 from service.core.errors import DoesNotFit, EngineFailed, ModelNotReady, Overloaded
 from service.core.routing import Arm, FallbackRoute
 from service.serving.memory.measured import MeasuredBytes
+from support.waiting import until
 
 SIZES = {"one": 40, "two": 40, "three": 40}
 

@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-from support.waiting import until
 
 from model_registry.errors import CorruptFile, NotPulled
 from model_registry.sources import locate
@@ -18,6 +17,7 @@ from service.core.errors import (
     Overloaded,
 )
 from service.core.ports import LoadProgress
+from support.waiting import until
 
 
 def run(main):

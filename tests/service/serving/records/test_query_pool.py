@@ -4,10 +4,10 @@ import asyncio
 import threading
 
 import pytest
-from support.waiting import until
 
 from service.core.errors import Overloaded, QueryCancelled
 from service.serving.records.query_pool import QueryPool
+from support.waiting import until
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import random
 import time
 
 import pytest
-from support.waiting import until
 
 from service.core.errors import (
     ConfigError,
@@ -24,6 +23,7 @@ from service.core.errors import (
 from service.core.events import Delta, Finished, Started
 from service.core.metrics import derive
 from service.core.routing import Arm, FallbackRoute, WeightedRoute
+from support.waiting import until
 
 CHAIN = {"chain": FallbackRoute(arms=(Arm(model="one"), Arm(model="two")))}
 

@@ -5,7 +5,6 @@ import time
 
 import msgspec
 import pytest
-from support.waiting import until
 
 from service.core.chat import Message, Sampling
 from service.core.errors import (
@@ -28,6 +27,7 @@ from service.serving.requests.compare import (
     CompareService,
     ComparisonRequest,
 )
+from support.waiting import until
 
 
 def comparison(*models, max_tokens=4, **fields):

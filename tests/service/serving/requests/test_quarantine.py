@@ -1,11 +1,11 @@
 """Who is suspected of an engine's death, and for how long."""
 
 import pytest
-from support.clock import Clock
 
 from service.core.chat import ChatRequest, Sampling, TextPrompt
 from service.core.errors import PoisonedRequest
 from service.serving.requests.quarantine import CAPACITY, TTL_S, Quarantine
+from support.clock import Clock
 
 
 @pytest.fixture

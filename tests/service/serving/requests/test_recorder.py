@@ -5,7 +5,6 @@ import json
 
 import msgspec
 import pytest
-from support.clock import Clock
 
 from service.core.chat import ChatPrompt, ChatRequest, Message, Sampling, TextPrompt, TokenPrompt
 from service.core.errors import (
@@ -18,6 +17,7 @@ from service.core.errors import (
 )
 from service.core.events import Delta, Finished, ModelBuild, Started, StateBytes
 from service.serving.requests.recorder import Recorder, code_of, content_of, status_of
+from support.clock import Clock
 
 
 class Sink:

@@ -1,7 +1,6 @@
 """Models that failed lately rest, each for a while."""
 
 import pytest
-from support.clock import Clock
 
 from service.core.errors import (
     ContextOverflow,
@@ -11,6 +10,7 @@ from service.core.errors import (
     Overloaded,
 )
 from service.serving.requests.setbacks import Setbacks
+from support.clock import Clock
 
 
 @pytest.mark.parametrize(

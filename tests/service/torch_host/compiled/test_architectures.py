@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from support import tiny_models
 
 from service.torch_host.compiled.architectures import covered
+from support import tiny_models
 
 TOKEN_IDS = [5, 99, 17, 3, 64, 120, 8, 41, 77, 23, 90, 12]
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}

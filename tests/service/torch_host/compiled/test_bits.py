@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from support import tiny_models
 
 from service.torch_host.compiled.model import CompiledModel
 from service.torch_host.weights.loading import load
+from support import tiny_models
 
 PROMPT = random.Random(5).choices(range(3, 100), k=90)
 #: LongRoPE rotates a token by the length of the chunk's end, so cutting changes what is asked.

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from support.one_pass import filled, rows, run
 from torch.nn import functional
 
 from service.torch_host.compiled.formats.floats import BFLOAT16, FLOAT32
 from service.torch_host.compiled.formats.format import Format
 from service.torch_host.compiled.ops.convolution import convolution
 from service.torch_host.compiled.program import Program
+from support.one_pass import filled, rows, run
 
 SLOTS, TOKENS = 4, 60
 SEGMENTS = ((2, 37), (0, 1), (3, 20), (1, 2))

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from support.one_pass import filled, rows, run
 from torch.nn.functional import gelu, silu
 from transformers.models.falcon_h1.modeling_falcon_h1 import FalconH1RMSNormGated
 
@@ -11,6 +10,7 @@ from service.torch_host.compiled.formats.format import Format
 from service.torch_host.compiled.ops.activations import Activation, act_and_mul
 from service.torch_host.compiled.ops.gated_norm import gated_norm
 from service.torch_host.compiled.program import Program
+from support.one_pass import filled, rows, run
 
 TOKENS, WIDTH, EPS = 9, 96, 1e-5
 

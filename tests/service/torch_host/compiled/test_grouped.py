@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from numba import njit
-from support import one_pass
 
 from model_registry.sources.packed import PACKED_FORMAT
 from service.torch_host.compiled import batch
@@ -20,6 +19,7 @@ from service.torch_host.compiled.ops.linear import embed, linear
 from service.torch_host.compiled.packing import Packed, pack
 from service.torch_host.compiled.program import Program
 from service.torch_host.compiled.quantized import Groups, attach, by_group, by_output
+from support import one_pass
 
 OUTPUTS, INPUTS, ROWS = 200, 96, 13
 

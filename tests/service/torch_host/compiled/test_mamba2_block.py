@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from support import tiny_models
 from torch.nn import functional
 
 from model_registry.reference.ssd import causal_conv1d, chunk_scan
+from support import tiny_models
 
 TOKENS = 40
 VARIANTS = {

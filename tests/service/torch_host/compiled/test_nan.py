@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from support import oracle, tiny_models
-from support.oracle import Answer
 
 from service.torch_host.compiled.model import CompiledModel
+from support import oracle, tiny_models
+from support.oracle import Answer
 
 VARIANTS = ("float32", "bfloat16", "int8", "int4", "gguf")
 NAMES = ("llama", "mamba", "mamba2", "jamba-experts", "qwen3_next", "zamba2")

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from support.one_pass import filled, rows, run
 from torch.nn import functional
 
 from service.torch_host.compiled.formats.floats import BFLOAT16, FLOAT32
@@ -16,6 +15,7 @@ from service.torch_host.compiled.ops.selective_scan import (
     selective_scan,
 )
 from service.torch_host.compiled.program import Program
+from support.one_pass import filled, rows, run
 
 SLOTS, TOKENS = 4, 60
 SEGMENTS = ((2, 37), (0, 1), (3, 20), (1, 2))

@@ -6,13 +6,13 @@ from itertools import accumulate
 
 import pytest
 import torch
-from support.one_pass import filled, rows, run
 from torch.nn import functional
 
 from service.torch_host.compiled import batch
 from service.torch_host.compiled.formats.floats import FLOAT32
 from service.torch_host.compiled.ops.ssd import ssd
 from service.torch_host.compiled.program import Program
+from support.one_pass import filled, rows, run
 
 SLOTS, TOKENS = 4, 90
 SEGMENTS = ((2, 66), (0, 1), (3, 20), (1, 3))

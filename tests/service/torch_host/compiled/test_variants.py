@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from support import tiny_models
 from torch.nn import functional
 from transformers import AutoTokenizer
 
 import model_registry.reference
 from model_registry.spec import Quantization, ResolvedModel
 from service.torch_host.weights.loading import load
+from support import tiny_models
 
 TRIO = Path(model_registry.reference.__file__).parent / "weights"
 TEXT = (Path(__file__).parents[4] / "docs" / "architecture.md").read_text(encoding="utf-8")

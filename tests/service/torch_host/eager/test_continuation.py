@@ -3,9 +3,10 @@
 import threading
 
 import torch
-from support import tiny_models
 from transformers import DynamicCache
 from transformers.models.mamba import modeling_mamba
+
+from support import tiny_models
 
 
 @torch.inference_mode()

@@ -6,12 +6,12 @@ import msgspec
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import tiny_adapters, tiny_models
-from support.tiny_adapters import PROMPT
 
 from model_registry.spec import Variant
 from service.core.errors import ModelNotReady
 from service.torch_host.weights.loading import load
+from support import tiny_adapters, tiny_models
+from support.tiny_adapters import PROMPT
 
 ROUNDING = 1e-4
 """Logits have a standard deviation of about 1.5; sums are taken in another order."""

@@ -13,13 +13,13 @@ import torch
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 from safetensors.torch import load_file, save_file
-from support import tiny_models
 
 from model_registry.errors import CorruptFile
 from model_registry.sources.gguf_convert import undo_rotary_permutation
 from service.core.errors import ModelNotReady
 from service.torch_host.weights.gguf_blocks import blocks_to_groups
 from service.torch_host.weights.loading import load
+from support import tiny_models
 
 KINDS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 PROMPT = [5, 9, 77, 3, 41, 8, 8, 100]

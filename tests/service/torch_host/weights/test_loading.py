@@ -11,13 +11,13 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from safetensors.torch import load_file, save_file
-from support import oracle, tiny_models
 
 from model_registry.spec import Quantization, ResolvedModel
 from service.core.errors import ModelNotReady
 from service.torch_host.compiled.architectures import ASSEMBLERS
 from service.torch_host.compiled.kernel import Kernel
 from service.torch_host.weights.loading import EAGER, load
+from support import oracle, tiny_models
 
 
 def folder_with(tmp_path: Path, source: Path, **changes: object) -> Path:

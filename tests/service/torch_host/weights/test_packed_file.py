@@ -5,7 +5,6 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from support import tiny_models
 
 from model_registry.sources.lock import lock_files
 from model_registry.sources.packed import PACKED_FORMAT, PACKED_NAME, PackedLock, write_packed_lock
@@ -14,6 +13,7 @@ from service.core.errors import ModelNotReady
 from service.torch_host.quantize import quantize
 from service.torch_host.slot_model import SlotModel
 from service.torch_host.weights.loading import load
+from support import tiny_models
 
 PROMPT = [5, 9, 77, 3, 41, 8, 8, 100]
 
