@@ -183,9 +183,14 @@ class EngineFailed(Unavailable):
     code = "engine_failed"
 
     def __init__(
-        self, message: str, *, retry_after_s: float | None = None, detail: str = ""
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        detail: str = "",
     ) -> None:
-        super().__init__(message, retry_after_s=retry_after_s)
+        super().__init__(message, param=param, retry_after_s=retry_after_s)
         self.detail = detail
         """The engine's own words, for logs and supervisors; never shown to clients."""
 
