@@ -20,7 +20,7 @@ from service.storage.store import SqlRecordStore
 from service.storage.tables import record_block
 from service.storage.write_queue import held_bytes
 from service.storage.writer import RecordWriter
-from support.waiting import wait_until
+from support.waiting import until, wait_until
 
 MakeRecord = Callable[..., RequestRecord]
 
@@ -73,16 +73,14 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqlRecord
     opened.close()
 
 
-def test_flushed_means_on_disk(store, start, make_record: MakeRecord) -> None:
+async def test_flushed_means_on_disk(store, start, make_record: MakeRecord) -> None:
     """After `flushed` another connection sees the record."""
     writer = start(store)
 
-    async def submit_and_wait() -> RequestRecord | None:
-        writer.submit(make_record("r"))
-        await writer.flushed()
-        return store.get("r")
+    writer.submit(make_record("r"))
+    await writer.flushed()
 
-    assert asyncio.run(submit_and_wait()) == make_record("r")
+    assert store.get("r") == make_record("r")
 
 
 def test_what_waits_is_one_transaction(gated, start, make_record: MakeRecord) -> None:
@@ -135,18 +133,18 @@ def test_starting_interrupts_orphans(store, start, make_record: MakeRecord) -> N
     writer.close()
 
 
-def test_a_locked_store_is_retried(tmp_path: Path, store, start, make_record) -> None:
+async def test_a_locked_store_is_retried(tmp_path: Path, store, start, make_record) -> None:
     """While the database is locked the rows are kept and waiters fail; then all are written."""
     writer = start(store)
     with create_engine(f"sqlite:///{tmp_path}/records.db").connect() as blocker:
         blocker.exec_driver_sql("BEGIN IMMEDIATE")
         writer.submit(make_record("r"))
         with pytest.raises(StoreUnavailable):
-            asyncio.run(writer.flushed())
-        wait_until(lambda: writer.stats().failed_writes > 1)
+            await writer.flushed()
+        await until(lambda: writer.stats().failed_writes > 1)
         assert not writer.healthy
 
-    wait_until(lambda: writer.healthy)
+    await until(lambda: writer.healthy)
 
     assert store.get("r") == make_record("r")
 
@@ -191,16 +189,16 @@ def test_contents_count_towards_the_bound(gated, start, make_record: MakeRecord)
     assert not writer.healthy
 
 
-def test_a_hanging_disk_is_not_healthy(gated, start, make_record: MakeRecord) -> None:
+async def test_a_hanging_disk_is_not_healthy(gated, start, make_record: MakeRecord) -> None:
     """A write that neither ends nor fails shows as lag."""
     writer = start(gated, max_lag_s=0.05)
     writer.submit(make_record("r"))
 
-    wait_until(lambda: not writer.healthy)
+    await until(lambda: not writer.healthy)
 
     assert writer.stats().lag_s > 0.05
     with pytest.raises(StoreUnavailable):
-        asyncio.run(writer.flushed())
+        await writer.flushed()
 
 
 def test_one_bad_record_does_not_hold_up_others(store, start, make_record, caplog) -> None:
@@ -260,9 +258,9 @@ def test_a_waiter_that_left_is_no_trouble(gated, start, make_record: MakeRecord)
     assert writer.healthy
 
 
-def test_nothing_waiting_is_flushed_at_once(gated, start) -> None:
+async def test_nothing_waiting_is_flushed_at_once(gated, start) -> None:
     """With nothing submitted `flushed` does not go through the thread."""
-    asyncio.run(start(gated).flushed())
+    await start(gated).flushed()
 
     assert gated.batches == []
 
