@@ -149,9 +149,8 @@ class Gate:
     def _busy(self, max_wait_s: float) -> MachineBusy:
         return MachineBusy(
             "An isolated comparison runs while nothing else does, and there was no such moment "
-            f"within {max_wait_s:g} s: {self._inside} requests are running, and "
-            f"{max(0, len(self._guests) - 1)} other comparisons wait. Try again later, or compare "
-            'with `"mode": "concurrent"`.',
+            f"within {max_wait_s:g} s ({self._inside} running, {len(self._guests)} waiting to run "
+            'alone). Try again later, or compare with `"mode": "concurrent"`.',
             retry_after_s=max(1.0, max_wait_s),
         )
 

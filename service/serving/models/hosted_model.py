@@ -148,7 +148,8 @@ class HostedModel:
             return self.engine
         self._become("loading")
         started_ns = self._hosting.clock_ns()
-        model = await asyncio.to_thread(self.files.look)
+        async with self._hosting.gate.background():  # large new files are hashed
+            model = await asyncio.to_thread(self.files.look)
         if isinstance(model, TriptychError):
             self._failure = model
             self._become("unavailable", str(model))

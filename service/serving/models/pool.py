@@ -151,7 +151,8 @@ class Pool:
     async def check_together(self, names: Sequence[str]) -> None:
         """Raise DoesNotFit unless these models could all be loaded at once."""
         hosted = [self.models[name] for name in dict.fromkeys(names) if name in self.models]
-        needs = {one.id: await asyncio.to_thread(one.need_bytes) for one in hosted}
+        async with self._gate.background():
+            needs = {one.id: await asyncio.to_thread(one.need_bytes) for one in hosted}
         pinned = frozenset(one.id for one in self.models.values() if one.pinned)
         self.memory.check_together(needs, pinned)
 

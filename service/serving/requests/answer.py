@@ -88,7 +88,7 @@ class Answer:
         if self.record.phase == "final":
             return
         self._interruption = reason
-        if self._limit is not None:
+        if self._limit is not None and not self._limit.expired():
             self._limit.reschedule(asyncio.get_running_loop().time())
 
     def __aiter__(self) -> Self:
