@@ -7,7 +7,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from msgspec import structs
@@ -16,7 +18,9 @@ from sqlalchemy import create_engine, func, select, text
 from service.core.errors import ConfigError, StoreUnavailable
 from service.core.ports import RecordFilter
 from service.core.record import RequestRecord
+from service.core.summary import summarize
 from service.storage import open_store, sqlite
+from service.storage.columns import blocks
 from service.storage.store import SqlRecordStore
 from service.storage.tables import SCHEMA_REVISION, metadata, model_build
 
@@ -167,6 +171,40 @@ def test_the_migrations_give_the_tables(store: SqlRecordStore) -> None:
     """The schema that alembic builds is the one that the code declares."""
     with store._engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_records_of_an_older_schema_are_summed_up(
+    store: SqlRecordStore, url: str, make_record: MakeRecord
+) -> None:
+    """Rows that were written before there were blocks are put into one."""
+    store.write([make_record(f"r{n}", accepted_at_ns=n) for n in range(100)])
+    config = Config()
+    config.set_main_option("script_location", "service.storage:migrations")
+    with store._engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0002")
+
+    with closing(SqlRecordStore(url)) as migrated:
+        where = RecordFilter(since_ns=10, until_ns=50)
+        found = migrated.summary(where, window_ns=None, cancelled=lambda: False)
+        assert found == summarize(migrated.iterate(where))
+        assert found.total.count == 40
+
+
+def test_packed_columns_are_read_in_place_of_rows(
+    store: SqlRecordStore, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A summary reads no row of a packed block."""
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 50)
+    store.write([make_record(f"r{n}") for n in range(50)])
+    assert store.compact()
+    assert not store.compact()
+    with store._engine.begin() as connection:
+        connection.execute(text("UPDATE request_record SET status = 'failed'"))
+
+    found = store.summary(RecordFilter(), window_ns=None, cancelled=lambda: False)
+
+    assert found.total.by_status == {"ok": 50}
 
 
 def test_the_newest_revision_is_the_one_expected() -> None:
