@@ -2,14 +2,16 @@
 
 import inspect
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Final, NamedTuple, SupportsInt
 
 import numba
+import numpy as np
 from numba import cfunc, types
 
 from service.torch_host.compiled.codegen.cpu_features import LLVM_VERSION
+from service.torch_host.compiled.codegen.debug_mode import DEBUG, MEMORY, Address
 from service.torch_host.compiled.codegen.scalars import FAST
 from service.torch_host.compiled.uncompilable import Uncompilable
 
@@ -68,8 +70,25 @@ class Kernel:
 
     @property
     def address(self) -> int:
-        """Where its machine code is. Raises Uncompilable if numba does not compile it."""
+        """Where its machine code is, 0 in debug mode.
+
+        Raises Uncompilable if numba does not compile it.
+        """
+        if DEBUG:
+            return 0
         return int(self._compiled.address)
+
+    def interpret(self, operands: Sequence[int], threads: int) -> None:
+        """Run as Python, one thread after the other, in debug mode; operands as `arrange` has them.
+
+        Raises IndexError with the names of kernel and operand for an access out of bounds.
+        """
+        MEMORY.kernel = self.name
+        names = ("batch_head", *self.operands)
+        head, *rest = map(Address.of, operands, names)
+        with np.errstate(all="ignore"):
+            for thread in range(threads):
+                self._function(head, thread, threads, *rest)
 
     def arrange(self, given: Mapping[str, Operand]) -> list[int]:
         """Operands in the kernel's order. Raises TypeError if they are not those of the kernel."""

@@ -78,6 +78,7 @@ class CompiledModel(SlotModel):
         }
         for field, array in self._arrays.items():
             self._program.head[field] = array.ctypes.data
+        self._program.reaches(self._arrays.values)
         # The thread that loads is not the engine's, and only that may have a team.
         self._alone = True
         self._try_out()
@@ -155,7 +156,7 @@ class CompiledModel(SlotModel):
         head[batch.BLOCKS] = len(blocks)
         # A prefill has queries enough for every thread.
         head[batch.SPLITS] = splits if splits * len(ids) <= self._pass_tokens // 4 else 1
-        self._program.run(alone=self._alone)
+        self._program.run(alone=self._alone, result=logits)
         self._slots.advance(slots, counts)
         return logits[:, : self.vocabulary_tokens]
 

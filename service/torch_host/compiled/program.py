@@ -6,12 +6,13 @@ token are a decode step, and nothing in a program knows the difference, so a seq
 not depend on how its tokens were divided into steps, nor on its neighbours in them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 
 from service.torch_host.compiled import batch
+from service.torch_host.compiled.codegen.debug_mode import DEBUG, MEMORY, Region
 from service.torch_host.compiled.codegen.thread_team import Instructions
 from service.torch_host.compiled.formats.format import Format, Matrix
 from service.torch_host.compiled.kernel import Buffer, Kernel, Operand
@@ -44,7 +45,9 @@ class Program:
         self.head = np.zeros(batch.HEAD_FIELDS, dtype=np.int64)
         self._buffers: dict[tuple[str, int, int, int], tuple[Buffer, torch.Tensor]] = {}
         self._held: list[object] = []
-        self._kernels: list[int] = []
+        self._kernels: list[Kernel] = []
+        self._addresses: list[int] = []
+        self._reached: list[Callable[[], Iterable[torch.Tensor | np.ndarray]]] = []
         self._operands: list[list[int]] = []
         self._scratch_bytes = 0
         self.weights_bytes = 0
@@ -111,7 +114,8 @@ class Program:
         stride; None for 0; a float operand takes a number.
         Raises TypeError for operands that are missing, unknown or of another type.
         """
-        self._kernels.append(kernel.address)
+        self._kernels.append(kernel)
+        self._addresses.append(kernel.address)
         self._operands.append([self.head.ctypes.data, *kernel.arrange(operands)])
 
     def finish(self) -> None:
@@ -120,12 +124,37 @@ class Program:
         self._held.append(scratch)
         self.head[batch.SCRATCH] = scratch.data_ptr()
         self.head[batch.SCRATCH_BYTES] = max(self._scratch_bytes, ALIGNMENT)
-        self._instructions = Instructions(self._kernels, self._operands, threads=self.threads)
+        if not DEBUG:
+            self._instructions = Instructions(self._addresses, self._operands, threads=self.threads)
 
-    def run(self, *, alone: bool = False) -> None:
-        """Advance the batch that the head describes, `alone` on this thread."""
-        assert self._instructions is not None
-        self._instructions.run(alone=alone)
+    def run(self, *, alone: bool = False, result: torch.Tensor | None = None) -> None:
+        """Advance the batch that the head describes, `alone` on this thread.
+
+        `result` is the memory for logits that the head points to.
+        """
+        if DEBUG:
+            self._interpret([] if result is None else [result])
+        else:
+            assert self._instructions is not None
+            self._instructions.run(alone=alone)
+
+    def reaches(self, memory: Callable[[], Iterable[torch.Tensor | np.ndarray]]) -> None:
+        """Name memory beside the program's own that instructions may touch, for debug mode."""
+        if DEBUG:  # what refers to the program would otherwise keep its weights
+            self._reached.append(memory)
+
+    def _interpret(self, results: list[torch.Tensor]) -> None:
+        tensors = results + [storage for _, storage in self._buffers.values()]
+        tensors += [held for held in self._held if isinstance(held, torch.Tensor)]
+        memory = [part for reached in self._reached for part in reached()]
+        MEMORY.set(
+            Region(part.data_ptr(), part.nbytes)
+            if isinstance(part, torch.Tensor)
+            else Region(part.ctypes.data, part.nbytes)
+            for part in (*tensors, *memory, self.head)
+        )
+        for kernel, operands in zip(self._kernels, self._operands, strict=True):
+            kernel.interpret(operands, self.threads)
 
     @property
     def workspace_bytes(self) -> int:

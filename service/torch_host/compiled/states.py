@@ -1,6 +1,6 @@
 """What a compiled model remembers of its sequences: growing keys and values, constant states."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -71,6 +71,11 @@ class KeyValues:
         self._buffers[slot] = None
         self.bases[slot] = self.capacities[slot] = self.dropped[slot] = 0
 
+    @property
+    def buffers(self) -> list[torch.Tensor]:
+        """Memory of the slots that have any."""
+        return [buffer for buffer in self._buffers if buffer is not None]
+
     def live_bytes(self, length_tokens: int) -> int:
         """Bytes of the tokens that the next one attends to."""
         held = length_tokens
@@ -137,6 +142,7 @@ class Slots:
         self._recurrent: list[torch.Tensor] = []
         self._taken: set[int] = set()
         self._tables: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        program.reaches(self._memory)
 
     def attention(
         self, queries: int, keys: int, size: int, *, window_tokens: int | None = None
@@ -264,6 +270,14 @@ class Slots:
             else:
                 for state in (*self._convolutions, *self._recurrent):
                     state[slot] = torch.nan
+
+    def _memory(self) -> Iterator[torch.Tensor | np.ndarray]:
+        """All memory that kernels are told of."""
+        yield from (*self._convolutions, *self._recurrent)
+        for table in self._tables:
+            yield from table
+        for group in self._groups:
+            yield from group.buffers
 
     def _zeros(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
         # Slots are cleared outside of inference mode too, where its tensors are read-only.

@@ -2,10 +2,12 @@
 
 from typing import Any, Final
 
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils
 
 from service.torch_host.compiled.codegen.cpu_features import LLVM_VERSION, has_int8_dot
+from service.torch_host.compiled.codegen.debug_mode import MEMORY, Array
 from service.torch_host.compiled.codegen.lanes import (
     FLOATS,
     I32,
@@ -42,6 +44,8 @@ class Int8Tile(Tile):
     A row is its int8 values, then for each group of 64 a float32 scale, then for each group the
     int32 that makes up for the columns being stored with 128 added. Columns have a scale each.
     """
+
+    scaled = True
 
     def _sums(self, builder: Any, rows: Any, panels: Any, step_stride: Any, steps: Any) -> Any:
         groups = builder.sdiv(steps, long(_GROUP_STEPS))
@@ -87,6 +91,15 @@ class Int8Tile(Tile):
         zeros = [ZERO] * (self.rows * self.panels)
         return self._by_row(loop(builder, groups, zeros, group))
 
+    def _interpreted(self, row: Any, steps: Array) -> Array:
+        groups = len(steps) // _GROUP_STEPS
+        values = MEMORY.array(row, np.int8, groups * GROUP).reshape(groups, _GROUP_STEPS, 1, 4)
+        scales = MEMORY.array(row + groups * GROUP, np.float32, groups)
+        corrections = MEMORY.array(row + groups * (GROUP + 4), np.int32, groups)
+        columns = steps.reshape(groups, _GROUP_STEPS, LANES, 4).astype(np.int32)
+        whole = (values * columns).sum((1, 3)) + corrections[:, None]
+        return scales @ whole.astype(np.float32)
+
     def _factors(self, builder: Any, scales: Any, scale: Any) -> Any:
         return [
             builder.fmul(load(builder, builder.add(scales, long(panel * LANES * 4))), scale)
@@ -108,6 +121,22 @@ class GroupedTile(Tile):
     @property
     def _code_steps(self) -> int:
         return SMALL_GROUP * self.code_bits // 32
+
+    def _interpreted(self, row: Any, steps: Array) -> Array:
+        groups = len(steps) // (1 + self._code_steps)
+        values = MEMORY.array(row, np.int8, groups * SMALL_GROUP).reshape(groups, -1)
+        scales = MEMORY.array(row + groups * SMALL_GROUP, np.float32, groups)
+        totals = MEMORY.array(row + groups * (SMALL_GROUP + 4), np.float32, groups)
+        parts = steps.reshape(groups, 1 + self._code_steps, 4 * LANES)
+        heads = np.ascontiguousarray(parts[:, 0]).view(np.float16).astype(np.float32)
+        codes = parts[:, 1:].reshape(groups, -1, LANES, 4)
+        if self.code_bits == 4:
+            codes = np.stack([codes & 15, codes >> 4], axis=2)
+            codes = codes.reshape(groups, -1, LANES, 4)
+        by_input = codes.transpose(0, 1, 3, 2).reshape(groups, SMALL_GROUP, LANES)
+        whole = np.einsum("gi,gil->gl", values.astype(np.int32), by_input.astype(np.int32))
+        sums: Array = (scales[:, None] * heads[:, :LANES] * whole).sum(0)
+        return sums + totals @ heads[:, LANES:]
 
     def _sums(self, builder: Any, rows: Any, panels: Any, step_stride: Any, steps: Any) -> Any:
         groups = builder.sdiv(steps, long(1 + self._code_steps))

@@ -7,10 +7,13 @@ both.
 from collections.abc import Callable
 from typing import Any, Final
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from service.torch_host.compiled.codegen.debug_mode import DEBUG, View, in_python
 
 #: Rounding may be reassociated and contracted, but infinities and NaN keep their meaning: a model
 #: that produces them must be found out.
@@ -21,6 +24,8 @@ _I32, _F32 = ir.IntType(32), ir.FloatType()
 
 def _pointer(element: types.Type) -> Callable[..., Any]:
     """An intrinsic that takes an address for a pointer to elements of a type."""
+    if DEBUG:
+        return lambda address: View(address, getattr(np, element.name))
 
     @intrinsic
     def pointer(typing_context: Any, address: Any) -> Any:
@@ -42,6 +47,7 @@ int8s = _pointer(types.int8)
 uint8s = _pointer(types.uint8)
 
 
+@in_python(lambda bits: np.int32(bits).view(np.float32))
 @intrinsic
 def float_of(typing_context, bits):
     """The float32 that has these 32 bits."""
@@ -52,6 +58,7 @@ def float_of(typing_context, bits):
     return types.float32(types.int32), generate
 
 
+@in_python(lambda value: np.float32(value).view(np.int32))
 @intrinsic
 def bits_of(typing_context, value):
     """The 32 bits of a float32."""
@@ -62,6 +69,7 @@ def bits_of(typing_context, value):
     return types.int32(types.float32), generate
 
 
+@in_python(np.rint)
 @intrinsic
 def nearest(typing_context, value):
     """The nearest whole number of a float32, as float32."""
@@ -80,6 +88,7 @@ def from_bf16(half):
     return float_of(types.int32(types.uint32(half) << types.uint32(16)))
 
 
+@in_python(lambda half: np.float32(half.view(np.float16)))
 @intrinsic
 def from_f16(typing_context, half):
     """float32 of a float16 given as its 16 bits."""

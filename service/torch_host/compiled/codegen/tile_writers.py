@@ -4,12 +4,14 @@ A step is 64 bytes of each column panel: 32 bits a lane. What they hold is the t
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils
 
 from service.torch_host.compiled.codegen.cpu_features import has_bf16_dot
+from service.torch_host.compiled.codegen.debug_mode import MEMORY, Array
 from service.torch_host.compiled.codegen.lanes import (
     FLOATS,
     I32,
@@ -51,6 +53,9 @@ _32BF16 = ir.VectorType(_BFloat(), 2 * LANES)
 class Tile(ABC):
     """Writes the code of a tile with `rows` by `panels` sums of 16 lanes."""
 
+    scaled: ClassVar[bool] = False
+    """Whether each column has a scale."""
+
     def __init__(self, rows: int, panels: int) -> None:
         self.rows = rows
         self.panels = panels
@@ -72,6 +77,37 @@ class Tile(ABC):
                 old = builder.select(adds, load(builder, address), ZERO)
                 result = fma(builder, sums[row][panel], factors[panel], old)
                 store(builder, result, address)
+
+    def interpret(
+        self,
+        x: Any,
+        x_stride: Any,
+        w: Any,
+        panel_stride: Any,
+        step_stride: Any,
+        steps: Any,
+        scales: Any,
+        out: Any,
+        out_stride: Any,
+        scale: Any,
+        add: Any,
+    ) -> None:
+        """Compute as the written code does, in NumPy: for debug mode."""
+        for row in range(self.rows):
+            for panel in range(self.panels):
+                at = w + panel * panel_stride
+                panel_steps = np.stack(
+                    [MEMORY.array(at + i * step_stride, np.uint8, 4 * LANES) for i in range(steps)]
+                )
+                sums = self._interpreted(x + row * x_stride, panel_steps)
+                if scales and self.scaled:
+                    sums = sums * MEMORY.array(scales + panel * LANES * 4, np.float32, LANES)
+                target = MEMORY.array(out + row * out_stride + panel * LANES * 4, np.float32, LANES)
+                target[:] = sums * scale + (target if add else 0)
+
+    @abstractmethod
+    def _interpreted(self, row: Any, steps: Array) -> Array:
+        """Sums of a row with a panel, whose steps are (steps, 64) bytes: 16 lanes, in NumPy."""
 
     @abstractmethod
     def _sums(self, builder: Any, rows: Any, panels: Any, step_stride: Any, steps: Any) -> Any:
@@ -114,6 +150,9 @@ class Float32Tile(Tile):
         zeros = [ZERO] * (self.rows * self.panels)
         return self._by_row(loop(builder, steps, zeros, step))
 
+    def _interpreted(self, row: Any, steps: Array) -> Array:
+        return MEMORY.array(row, np.float32, len(steps)) @ steps.view(np.float32)
+
     def _column(self, builder: Any, address: Any) -> Any:
         return load(builder, address)
 
@@ -126,6 +165,15 @@ class Float32Tile(Tile):
 
 class BFloat16Tile(Float32Tile):
     """A step is two bfloat16 of each row times two of each column, summed in float32."""
+
+    def _interpreted(self, row: Any, steps: Array) -> Array:
+        halves = MEMORY.array(row, np.uint16, 2 * len(steps)).reshape(len(steps), 1, 2)
+        pairs = steps.view(np.uint16).reshape(len(steps), LANES, 2)
+        values, columns = (
+            (part.astype(np.uint32) << 16).view(np.float32) for part in (halves, pairs)
+        )
+        sums: Array = (values * columns).sum((0, 2))
+        return sums
 
     def _column(self, builder: Any, address: Any) -> Any:
         return self._pairs(builder, load(builder, address, WORDS))

@@ -10,6 +10,7 @@ from typing import Any
 from numba import njit, types
 from numba.extending import intrinsic
 
+from service.torch_host.compiled.codegen.debug_mode import in_python
 from service.torch_host.compiled.codegen.tile_writers import Tile
 
 
@@ -21,6 +22,7 @@ def _tile(writer: Tile) -> Callable[..., Any]:
     depend on how many rows there are.
     """
 
+    @in_python(writer.interpret)
     @intrinsic
     def run(typing_context, x, xs, w, ps, ss, steps, scales, out, os, scale, add):
         def generate(context, builder, signature, operands):

@@ -7,9 +7,11 @@ the sums of every column stay in registers. A column comes out the same whatever
 from collections.abc import Callable
 from typing import Any, Final
 
+import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic
 
+from service.torch_host.compiled.codegen.debug_mode import MEMORY, in_python
 from service.torch_host.compiled.codegen.lanes import (
     LANES,
     ZERO,
@@ -59,6 +61,21 @@ def _write_pass(builder: Any, operands: Any, panels: int, *, updates: bool, asks
 def _pass(panels: int, *, updates: bool, asks: bool) -> Callable[..., Any]:
     """An intrinsic for exactly so many panels; operands as those of `passes`, without `panels`."""
 
+    def interpreted(state, stride, keys, decay, k, delta, next_k, next_q, sums):
+        columns = panels * LANES
+        totals = np.zeros((2, columns), dtype=np.float32)
+        for key in range(keys):
+            row = MEMORY.array(state + key * stride, np.float32, columns)
+            if updates:
+                written = MEMORY.array(k + 4 * key, np.float32, 1)
+                row[:] = decay * row + written * MEMORY.array(delta, np.float32, columns)
+            if asks:
+                for index, vector in enumerate((next_k, next_q)):
+                    totals[index] += MEMORY.array(vector + 4 * key, np.float32, 1) * row
+        for index, total in enumerate(totals if asks else ()):
+            MEMORY.array(sums + index * COLUMNS * 4, np.float32, columns)[:] = total
+
+    @in_python(interpreted)
     @intrinsic
     def run(typing_context, state, stride, keys, decay, k, delta, next_k, next_q, sums):
         def generate(context, builder, signature, arguments):

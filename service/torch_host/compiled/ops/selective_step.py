@@ -6,10 +6,12 @@ nothing is summed across lanes. Slots keep a channel's numbers together; `turn` 
 
 from typing import Any, Final
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from service.torch_host.compiled.codegen.debug_mode import MEMORY, in_python
 from service.torch_host.compiled.codegen.lane_functions import LaneFunctions
 from service.torch_host.compiled.codegen.lanes import (
     LANES,
@@ -23,6 +25,7 @@ from service.torch_host.compiled.codegen.lanes import (
     spread,
     store,
 )
+from service.torch_host.compiled.codegen.scalars import to_bf16
 
 #: Tokens whose inputs are fetched ahead: they lie a row apart, where the processor expects nothing.
 _PREFETCH_TOKENS: Final = 4
@@ -63,6 +66,45 @@ def _write_step(builder: Any, operands: Any) -> None:
             store(builder, result, out_at)
 
 
+def _interpreted_step(  # the operands of `step`
+    hidden,
+    hidden_stride,
+    delta,
+    delta_stride,
+    gate,
+    gate_stride,
+    bias,
+    skip,
+    decay,
+    state,
+    inputs,
+    outputs,
+    states,
+    out,
+    half,
+):
+    lanes = [MEMORY.array(at, np.float32, LANES) for at in (hidden, delta, gate, bias, skip)]
+    x, steps, gates, biases, skips = lanes
+    steps = np.logaddexp(np.float32(0), steps + biases)
+    powers, kept = (
+        MEMORY.array(at, np.float32, LANES * states).reshape(-1, LANES) for at in (decay, state)
+    )
+    b, c = (MEMORY.array(at, np.float32, states) for at in (inputs, outputs))
+    kept[:] = kept * np.exp2(steps * powers) + b[:, None] * (steps * x)
+    result = (x * skips + c @ kept) * gates / (1 + np.exp(-gates))
+    if half:
+        MEMORY.array(out, np.uint16, LANES)[:] = [to_bf16(value) for value in result]
+    else:
+        MEMORY.array(out, np.float32, LANES)[:] = result
+
+
+def _interpreted_turn(source, source_stride, target, target_stride):
+    rows = [MEMORY.array(source + i * source_stride, np.float32, LANES) for i in range(LANES)]
+    for row, column in enumerate(np.stack(rows).T):
+        MEMORY.array(target + row * target_stride, np.float32, LANES)[:] = column
+
+
+@in_python(_interpreted_step)
 @intrinsic
 def step(
     typing_context,
@@ -96,6 +138,7 @@ def step(
     return types.void(*[types.int64] * 15), generate
 
 
+@in_python(_interpreted_turn)
 @intrinsic
 def turn(typing_context, source, source_stride, target, target_stride):
     """Transpose 16 by 16 numbers; strides in bytes."""

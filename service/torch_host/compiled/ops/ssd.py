@@ -9,11 +9,13 @@ out as the whole does.
 import math
 from typing import Any, Final
 
+import numpy as np
 import torch
 from numba import njit, types
 from numba.extending import intrinsic
 
 from service.torch_host.compiled import batch
+from service.torch_host.compiled.codegen.debug_mode import MEMORY, in_python
 from service.torch_host.compiled.codegen.lanes import (
     LANES,
     ZERO,
@@ -70,6 +72,15 @@ def _step(rows: int) -> Any:
     A row's bits do not depend on how many rows there are.
     """
 
+    def interpreted(state, row_bytes, steps, decay, inputs, b, c, out):
+        written, read = (MEMORY.array(at, np.float32, LANES * steps) for at in (b, c))
+        for row in range(rows):
+            kept = MEMORY.array(state + row * row_bytes, np.float32, LANES * steps)
+            added = MEMORY.array(inputs + 4 * row, np.float32, 1)
+            kept[:] = added * written + kept * decay
+            MEMORY.array(out + 4 * row, np.float32, 1)[:] = kept @ read
+
+    @in_python(interpreted)
     @intrinsic
     def run(typing_context, state, row_bytes, steps, decay, inputs, b, c, out):
         def generate(context, builder, signature, arguments):
