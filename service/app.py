@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from service.core.ports import Engine, HasProcesses, RecordStore
 from service.core.runtime import DeviceUse
 from service.core.sizes import human_bytes
 from service.engines import open_engine
+from service.engines.servable import refusal
 from service.engines.torch.host import TorchHost
 from service.engines.torch.options import TorchOptions
 from service.engines.vllm.command import VllmOptions
@@ -119,6 +121,7 @@ def create_application(settings: Settings) -> Application:
         data_dir / "models",
         _opener(settings, data_dir, torch_host),
         gate,
+        refusal=partial(refusal, vllm_python=settings.vllm.python),
         max_queued_requests=settings.max_queued_requests,
         memory=device_memory,
         measured=MeasuredBytes(data_dir / "measured-memory.json"),

@@ -1,4 +1,4 @@
-"""What the pool knows about each model, as frozen values: cards, routes and probes read these."""
+"""The status of each model in the pool, as frozen values."""
 
 from typing import Literal
 
@@ -14,11 +14,11 @@ LoadState = Literal[
 
 
 class ArchitectureSummary(Struct, frozen=True, kw_only=True):
-    """What a model is made of."""
+    """The layers of a model."""
 
     model_type: str
     layers: dict[str, int]
-    """How many layers of each kind."""
+    """Layer counts by kind."""
 
 
 class ModelStatus(Struct, frozen=True, kw_only=True):
@@ -29,51 +29,55 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     spec: ModelSpec
     variant: str | None
     state: LoadState
-    """`unavailable`: its files are not on this machine; `unverified`: served, but the conformance
-    probe found fault with it."""
+    """`unavailable`: it cannot be served here, `error` says why; `unverified`: served, although it
+    failed the conformance probe."""
     requests: int
-    """How many requests wait or run."""
+    """Waiting or running."""
     requests_limit: int
     architecture: ArchitectureSummary | None = None
     verified: bool | None = None
-    """None until the model was probed."""
+    """Outcome of the conformance probe; None until the model was probed, and between a restart of
+    its engine and the next probe."""
     verification: str | None = None
-    """What the conformance probe found."""
+    """The probe's finding."""
     error: str | None = None
     """Why it is unavailable, failed to load, or cannot answer now."""
+    down: bool = False
+    """Loaded, but the process of its engine is gone or not back yet."""
     retry_after_s: float | None = None
-    """After a failed load: how long routes leave the model alone."""
+    """After a failed load: how long routes avoid the model. While down: when it may be back; None
+    if it does not come back by itself."""
     progress: LoadProgress | None = None
     memory: ModelMemory | None = None
     load_ns: int | None = None
-    """How long the last load took."""
+    """Duration of the last load."""
     loads: int = 0
-    """How often it was loaded since the start."""
+    """Loads since the service started."""
     evictions: int = 0
-    """How often it was unloaded to make room for others."""
+    """Times it was unloaded to make room for others."""
     pinned: bool = False
-    """Never unloaded to make room for others, nor for resting."""
+    """Never evicted, nor unloaded when idle."""
     predicted_bytes: int | None = None
-    """What it holds at rest by the registry's formulas."""
+    """Held at rest, by the registry's formulas."""
     measured_bytes: int | None = None
-    """What it held at rest when it was loaded last."""
+    """Held at rest at the last load."""
     requests_state_bytes: int | None = None
-    """Booked for the state of running requests, at their longest."""
+    """Reserved for the state of running requests, at their longest."""
     last_used_s: float | None = None
     """Seconds since its last request began or ended; None if it had none."""
 
     @property
     def engine(self) -> EngineKind:
-        """What serves it."""
+        """The engine that serves it."""
         chosen = self.spec.variants[self.variant].engine if self.variant else None
         return chosen or self.spec.engine
 
     @property
     def servable(self) -> bool:
-        """Whether a request for this model can be tried at all."""
+        """It can be served on this machine: its files are here, and an engine takes them."""
         return self.state != "unavailable"
 
     @property
     def loaded(self) -> bool:
-        """Whether it answers without loading first."""
-        return self.state in ("ready", "unverified") and self.error is None
+        """It answers without being loaded first."""
+        return self.state in ("ready", "unverified") and not self.down

@@ -101,6 +101,19 @@ class Supervised(Protocol):
         """Why it cannot answer now, as text that clients may see; None if it can."""
 
 
+@runtime_checkable
+class Restartable(Protocol):
+    """An engine whose process is restarted after its death."""
+
+    @property
+    def restarts(self) -> int:
+        """Restarts of the process so far, those before the load included."""
+
+    @property
+    def restarting(self) -> bool:
+        """The process died, and the model comes back without anybody's help."""
+
+
 class Liveness(Struct, frozen=True, kw_only=True):
     """Progress of an engine on the requests of one model."""
 

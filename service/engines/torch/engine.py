@@ -204,6 +204,16 @@ class TorchEngine:
             return f"{self.model.id} is not loaded."
         return self._host.trouble() or f"{self.model.id} is being loaded."
 
+    @property
+    def restarts(self) -> int:
+        """Restarts of the host so far."""
+        return self._host.status.restarts
+
+    @property
+    def restarting(self) -> bool:
+        """The host died, and the model is loaded again once it is back."""
+        return self._open and self._was_loaded and self._loaded is None and self._trouble is None
+
     def liveness(self) -> Liveness:
         """Progress of the host on this model's requests."""
         return Liveness(

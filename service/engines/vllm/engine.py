@@ -66,6 +66,11 @@ class VllmEngine:
         return self._server.process.pid if self._server else None
 
     @property
+    def restarting(self) -> bool:
+        """The server died, and is being started again."""
+        return self._supervisor.recovering
+
+    @property
     def socket(self) -> Path | None:
         """Path of the present server's socket."""
         return self._server.process.socket if self._server else None

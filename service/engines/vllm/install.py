@@ -19,6 +19,8 @@ NVIDIA_DEVICE: Final = Path("/dev/nvidia0")
 
 _HINT: Final = "run `make vllm`, or set vllm.python to an interpreter that has vLLM"
 
+MISSING: Final = f"vLLM is not installed here: {_HINT}"
+
 #: Runs under the other interpreter; vLLM itself takes seconds to import and is not.
 _DESCRIBE: Final = """
 import importlib.metadata, importlib.util, json, sys
@@ -73,7 +75,7 @@ async def find_install(configured: str) -> VllmInstall:
     """
     python = configured or _found()
     if python is None:
-        raise ModelNotReady(f"vLLM is not installed here: {_HINT}")
+        raise ModelNotReady(MISSING)
     try:
         process = await asyncio.create_subprocess_exec(
             python,
@@ -90,6 +92,11 @@ async def find_install(configured: str) -> VllmInstall:
     if not install.found:
         raise ModelNotReady(f"{python} has no vLLM: {_HINT}")
     return msgspec.structs.replace(install, python=python)
+
+
+def installed() -> bool:
+    """An environment with vLLM is here; it is looked for, not started."""
+    return _found() is not None
 
 
 def _found() -> str | None:

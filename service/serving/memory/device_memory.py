@@ -1,11 +1,10 @@
-"""The memory of a device: booked before it is taken, and waited for in turn."""
+"""DeviceMemory: the budget of a device, reserved before it is used and waited for in turn."""
 
 import asyncio
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,54 +23,59 @@ from service.serving.memory.eviction import (
 
 log = logging.getLogger(__name__)
 
-#: When to try again after a full queue: about as long as a small model takes to load.
+#: Retry-After where too many wait: about what a small model takes to load.
 RETRY_S = 2.0
 
 
 class Tenant(Protocol):
-    """A model that holds memory, as far as memory is concerned."""
+    """A model that holds memory, as the budget sees it."""
 
     id: str
 
     def resident(self, held_bytes: int, state_bytes: int) -> Resident:
-        """How it stands, with what is booked for it."""
+        """Describe the model for an eviction decision, given its reservations."""
 
-    def make_room(self, reason: str) -> None:
-        """Unload as soon as it is idle; others wait for it."""
+    def evict(self, reason: str) -> None:
+        """Unload as soon as it is idle: others wait for its memory."""
 
-    def stay(self) -> None:
-        """Whoever waited for it has left: go on, unless it is closing already."""
+    def cancel_eviction(self) -> None:
+        """Keep serving, unless it is closing already: nobody waits for its memory any more."""
 
 
-@dataclass(slots=True)
-class _Booking:
+@dataclass(slots=True, eq=False)
+class _Account:
+    """The reservations of one model."""
+
     tenant: Tenant
     held_bytes: int
     state_bytes: int = 0
 
 
-class Booked:
-    """What is booked for one request, until it is released."""
+class Reservation:
+    """Memory reserved for the state of one request, until it is released."""
 
-    __slots__ = ("_booking", "_memory", "_state_bytes")
+    __slots__ = ("_account", "_memory", "_state_bytes")
 
-    def __init__(self, memory: "DeviceMemory", booking: _Booking | None, state_bytes: int) -> None:
+    def __init__(self, memory: "DeviceMemory", account: _Account | None, state_bytes: int) -> None:
         self._memory = memory
-        self._booking = booking
+        self._account = account
         self._state_bytes = 0
-        self.correct(state_bytes)
+        self.adjust(state_bytes)
 
-    def correct(self, state_bytes: int) -> None:
-        """Book so much instead, also where that is too much: the request already runs."""
-        if self._booking is not None:
+    def adjust(self, state_bytes: int) -> None:
+        """Replace the reservation, even beyond the budget: the request is already running."""
+        if self._account is not None:
             change_bytes = state_bytes - self._state_bytes
             self._state_bytes = state_bytes
-            self._booking.state_bytes += change_bytes
-            self._memory.count(self._booking, change_bytes)
+            self._memory.add_state(self._account, change_bytes)
 
     def release(self) -> None:
-        """The request has ended."""
-        self.correct(0)
+        """Give it back; again is harmless."""
+        self.adjust(0)
+
+
+class _TenantLeaves:
+    """Outcome of a wait for request state whose model is to go."""
 
 
 @dataclass(slots=True, eq=False)
@@ -79,16 +83,18 @@ class _Waiter:
     tenant: Tenant
     need_bytes: int
     is_load: bool
-    turn: "asyncio.Future[Booked]"
-    told: dict[str, Tenant] = field(default_factory=dict)
-    """Whom it has told to leave."""
+    turn: "asyncio.Future[Reservation | DoesNotFit | _TenantLeaves]"
+    """Failures are results too: a waiter that was cancelled meanwhile leaves none unretrieved."""
+    evicting: dict[str, Tenant] = field(default_factory=dict)
+    """Models that were told to go for it."""
 
 
 class DeviceMemory:
-    """Books bytes for models and for requests' state; what does not fit waits, first come first.
+    """Reserves bytes for models and for requests' state; what does not fit waits in order.
 
-    A newcomer overtakes somebody who waits only where it takes nothing from the first. Every call
-    but `admit` and the slow way of `book` returns at once.
+    A newcomer overtakes the first waiter only if that takes nothing from it. A request that waits
+    for state never keeps its model from being evicted: it is sent back to wait for a new load.
+    Only `reserve` and `reserve_state` wait.
     """
 
     def __init__(
@@ -102,79 +108,104 @@ class DeviceMemory:
         self.used_bytes = 0
         self._max_waiting = max_waiting
         self._clock_ns = clock_ns
-        self._bookings: dict[str, _Booking] = {}
+        self._accounts: dict[str, _Account] = {}
         self._waiting: deque[_Waiter] = deque()
 
     def __repr__(self) -> str:
         return (
-            f"<DeviceMemory {self.used_bytes} of {self.budget_bytes} bytes, "
-            f"{len(self._waiting)} waiting>"
+            f"<DeviceMemory {self.used_bytes} of {self.budget_bytes} bytes, {self.waiting} waiting>"
         )
 
     # Models
 
-    async def admit(self, tenant: Tenant, held_bytes: int) -> None:
-        """Book what a model will hold, before it is loaded.
+    async def reserve(self, tenant: Tenant, held_bytes: int) -> None:
+        """Reserve what a model will hold, before it is loaded.
 
-        Raises DoesNotFit, or Overloaded where too many wait already.
+        Raises DoesNotFit, or Overloaded if too many wait already.
         """
-        await self._turn(tenant, held_bytes, is_load=True)
+        await self._wait(tenant, held_bytes, is_load=True)
 
-    def settle(self, tenant: Tenant, held_bytes: int) -> None:
-        """Correct what a model holds, now that it is loaded and measured."""
-        booking = self._bookings[tenant.id]
-        self.used_bytes += held_bytes - booking.held_bytes
-        booking.held_bytes = held_bytes
+    def adjust(self, tenant: Tenant, held_bytes: int) -> None:
+        """Replace a loaded model's reservation by what was measured, even beyond the budget."""
+        account = self._accounts.get(tenant.id)
+        if account is None:
+            account = self._accounts[tenant.id] = _Account(tenant, 0)
+        self.used_bytes += held_bytes - account.held_bytes
+        account.held_bytes = held_bytes
         if self.used_bytes > self.budget_bytes:
             self._shrink(tenant.id)
         self.changed()
 
-    def vacate(self, tenant: Tenant) -> None:
-        """A model's memory is free again, or was never taken."""
-        booking = self._bookings.pop(tenant.id, None)
-        if booking is not None:
-            self.used_bytes -= booking.held_bytes + booking.state_bytes
+    def release(self, tenant: Tenant) -> None:
+        """Give back all that is reserved for a model and its requests; again is harmless."""
+        account = self._accounts.pop(tenant.id, None)
+        if account is not None:
+            self.used_bytes -= account.held_bytes + account.state_bytes
             self.changed()
 
     # Requests
 
-    def try_book(self, tenant: Tenant, state_bytes: int) -> Booked | None:
-        """Book a request's state if that is possible at once, the quick way; else None."""
-        booking = self._bookings.get(tenant.id)
-        if booking is None or not state_bytes:
-            return Booked(self, None, 0)  # nobody knows what this model holds, or it adds nothing
-        if self._waiting or self.used_bytes + state_bytes > self.budget_bytes:
+    def try_reserve_state(self, tenant: Tenant, state_bytes: int) -> Reservation | None:
+        """Reserve a request's state if that is possible at once, else None.
+
+        It overtakes those who wait if its model is to go: they get its memory all the sooner.
+        """
+        account = self._accounts.get(tenant.id)
+        if account is None or not state_bytes:
+            return Reservation(self, None, 0)  # the model is not counted, or it needs nothing
+        if self.used_bytes + state_bytes > self.budget_bytes:
             return None
-        return Booked(self, booking, state_bytes)
+        if self._waiting and not tenant.resident(0, 0).leaving:
+            return None
+        return Reservation(self, account, state_bytes)
 
-    async def book(self, tenant: Tenant, state_bytes: int) -> Booked:
-        """Book a request's state, in turn. Raises DoesNotFit or Overloaded."""
-        return await self._turn(tenant, state_bytes, is_load=False)
+    async def reserve_state(self, tenant: Tenant, state_bytes: int) -> Reservation | None:
+        """Reserve a request's state, in turn; None if the model is told to go meanwhile.
 
-    def count(self, booking: _Booking, change_bytes: int) -> None:
-        """A request's booking has changed; of a model that has gone nothing is counted any more."""
-        if self._bookings.get(booking.tenant.id) is booking:
+        Raises DoesNotFit or Overloaded.
+        """
+        return await self._wait(tenant, state_bytes, is_load=False)
+
+    def send_back(self, tenant: Tenant) -> None:
+        """End the waits of a model's requests: the model is to go, and waits for them in turn.
+
+        Those that fit now run before it goes.
+        """
+        for waiter in tuple(self._waiting):
+            if waiter.tenant is tenant and not waiter.is_load and not waiter.turn.done():
+                reserved = self.try_reserve_state(tenant, waiter.need_bytes)
+                waiter.turn.set_result(reserved or _TenantLeaves())
+
+    def add_state(self, account: _Account, change_bytes: int) -> None:
+        """Count a change of a request's reservation; those of a released model are void."""
+        if self._accounts.get(account.tenant.id) is account:
+            account.state_bytes += change_bytes
             self.used_bytes += change_bytes
             if change_bytes < 0 and self._waiting:
                 self.changed()
 
-    # What others may know
+    # Reading
+
+    @property
+    def waiting(self) -> int:
+        """Loads and requests that wait for memory."""
+        return len(self._waiting)
 
     def state_bytes(self, name: str) -> int | None:
-        """What is booked for a model's requests; None where nobody counts."""
-        booking = self._bookings.get(name)
-        return None if booking is None else booking.state_bytes
+        """Reserved for a model's requests; None if the model is not counted."""
+        account = self._accounts.get(name)
+        return None if account is None else account.state_bytes
 
     def held_bytes(self, name: str) -> int:
-        """What is booked for a model at rest, 0 where it does not count."""
-        booking = self._bookings.get(name)
-        return 0 if booking is None else booking.held_bytes
+        """Reserved for a model at rest; 0 if it is not counted."""
+        account = self._accounts.get(name)
+        return 0 if account is None else account.held_bytes
 
     def check_together(self, needs: dict[str, int], pinned: frozenset[str]) -> None:
         """Raise DoesNotFit unless all of these fit at once, beside what is pinned."""
         fixed = {
-            name: booking.held_bytes
-            for name, booking in self._bookings.items()
+            name: account.held_bytes
+            for name, account in self._accounts.items()
             if name in pinned and name not in needs
         }
         need_bytes = sum(needs.values())
@@ -187,8 +218,10 @@ class DeviceMemory:
                 "or raise `memory_budget`"
             )
 
+    # Decisions
+
     def changed(self) -> None:
-        """Something became free, idle or unpinned: let in who fits now."""
+        """Serve the waiters that can be served now: something became free, idle or unpinned."""
         for waiter in tuple(self._waiting):
             if waiter.turn.done():
                 continue
@@ -200,33 +233,40 @@ class DeviceMemory:
             ):
                 self._grant(waiter)
 
-    async def _turn(self, tenant: Tenant, need_bytes: int, *, is_load: bool) -> Booked:
+    async def _wait(self, tenant: Tenant, need_bytes: int, *, is_load: bool) -> Reservation | None:
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded(
                 f"{len(self._waiting)} loads and requests wait for memory; try again later",
                 retry_after_s=RETRY_S,
             )
-        turn: asyncio.Future[Booked] = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(tenant, need_bytes, is_load, turn)
+        waiter = _Waiter(tenant, need_bytes, is_load, asyncio.get_running_loop().create_future())
         self._waiting.append(waiter)
         self.changed()
         try:
-            return await turn
+            outcome = await waiter.turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                turn.result().release()  # granted and cancelled in the same step
-                if is_load:
-                    self.vacate(tenant)
-            for each in waiter.told.values():
-                each.stay()
+            if waiter.turn.done() and not waiter.turn.cancelled():
+                self._take_back(waiter, waiter.turn.result())  # granted in the same step
             raise
         finally:
-            with suppress(ValueError):
-                self._waiting.remove(waiter)
+            self._waiting.remove(waiter)
+            for each in waiter.evicting.values():
+                each.cancel_eviction()  # `changed` evicts again what the next in turn needs
             self.changed()
+        if isinstance(outcome, DoesNotFit):
+            raise outcome
+        return outcome if isinstance(outcome, Reservation) else None
+
+    def _take_back(
+        self, waiter: _Waiter, outcome: "Reservation | DoesNotFit | _TenantLeaves"
+    ) -> None:
+        if isinstance(outcome, Reservation):
+            outcome.release()
+            if waiter.is_load:
+                self.release(waiter.tenant)
 
     def _serve(self, waiter: _Waiter) -> None:
-        """Do for the first in the queue what can be done now."""
+        """Do what can be done now for the first in the queue."""
         residents = self._residents()
         decided = plan(
             waiter.need_bytes,
@@ -240,20 +280,23 @@ class DeviceMemory:
                 self._grant(waiter)
             case Evict(ids) | Wait(ids):
                 for name in ids:
-                    tenant = waiter.told[name] = self._bookings[name].tenant
-                    tenant.make_room(f"to make room for {waiter.tenant.id}")
+                    tenant = waiter.evicting[name] = self._accounts[name].tenant
+                    tenant.evict(f"to make room for {waiter.tenant.id}")
             case Never():
-                waiter.turn.set_exception(DoesNotFit(self._refusal(waiter, residents, decided)))
+                waiter.turn.set_result(DoesNotFit(self._refusal(waiter, residents, decided)))
 
     def _grant(self, waiter: _Waiter) -> None:
-        booking = self._bookings.get(waiter.tenant.id)
         if not waiter.is_load:
-            waiter.turn.set_result(Booked(self, booking, waiter.need_bytes))
+            account = self._accounts.get(waiter.tenant.id)
+            waiter.turn.set_result(Reservation(self, account, waiter.need_bytes))
             return
-        assert booking is None  # a model is loaded once
-        self._bookings[waiter.tenant.id] = _Booking(waiter.tenant, waiter.need_bytes)
+        stale = self._accounts.pop(waiter.tenant.id, None)
+        if stale is not None:  # a model is loaded once: what it held before is replaced
+            log.error("%s was loaded again before its memory was released", waiter.tenant.id)
+            self.used_bytes -= stale.held_bytes + stale.state_bytes
+        self._accounts[waiter.tenant.id] = _Account(waiter.tenant, waiter.need_bytes)
         self.used_bytes += waiter.need_bytes
-        waiter.turn.set_result(Booked(self, None, 0))
+        waiter.turn.set_result(Reservation(self, None, 0))
 
     def _refusal(self, waiter: _Waiter, residents: Sequence[Resident], never: Never) -> str:
         who, fix = waiter.tenant.id, "raise `memory_budget`"
@@ -262,20 +305,20 @@ class DeviceMemory:
         return refusal(who, waiter.need_bytes, self.budget_bytes, residents, never, fix=fix)
 
     def _shrink(self, keep: str) -> None:
-        """More is held than was predicted: whoever is idle makes up for it."""
+        """Evict idle models after *keep* turned out larger than predicted."""
         decided = plan(0, self.budget_bytes, self._residents(), now_ns=self._clock_ns(), keep=keep)
         log.warning(
-            "%s holds more than was predicted: %s are booked of a memory budget of %s",
+            "%s holds more than predicted: %s are reserved of a memory budget of %s",
             keep,
             human_bytes(self.used_bytes),
             human_bytes(self.budget_bytes),
         )
         if isinstance(decided, Evict):
             for name in decided.ids:
-                self._bookings[name].tenant.make_room(f"since {keep} holds more than was predicted")
+                self._accounts[name].tenant.evict(f"since {keep} holds more than predicted")
 
     def _residents(self) -> list[Resident]:
         return [
             each.tenant.resident(each.held_bytes, each.state_bytes)
-            for each in self._bookings.values()
+            for each in self._accounts.values()
         ]

@@ -1,7 +1,9 @@
-"""What models held when they were loaded last: better than any prediction, kept between starts."""
+"""MeasuredBytes: what models held at their last load, kept between starts."""
 
 import logging
 import os
+import tempfile
+import threading
 from pathlib import Path
 
 import msgspec
@@ -13,15 +15,16 @@ log = logging.getLogger(__name__)
 
 
 class MeasuredBytes:
-    """Bytes that models hold at rest, by model, weights and setup; a small JSON file or none.
+    """Bytes held at rest, by model, weights and setup, in a small JSON file or in memory only.
 
-    What is lost costs one prediction: a file that cannot be read or written is no error.
+    A lost file costs one prediction a model: one that cannot be read or written is no error.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         """Read the file, if there is one; without a path nothing outlives the process."""
         self._path = path
         self._bytes: dict[str, int] = {}
+        self._writing = threading.Lock()
         if path is not None:
             try:
                 self._bytes = msgspec.json.decode(path.read_bytes(), type=dict[str, int])
@@ -31,23 +34,34 @@ class MeasuredBytes:
                 log.warning("%s cannot be used, models are measured anew: %s", path, error)
 
     def get(self, model: ResolvedModel, need: MemoryEstimate) -> int | None:
-        """What a model held last time, None if it was never loaded so."""
+        """Bytes held at the last load; None if the model was never loaded in this setup."""
         return self._bytes.get(_key(model, need))
 
     def put(self, model: ResolvedModel, need: MemoryEstimate, held_bytes: int) -> None:
-        """Note what a model holds; blocking where that is new."""
+        """Keep a measurement; blocking if it is new. May be called from several threads."""
         key = _key(model, need)
-        if self._bytes.get(key) == held_bytes:
-            return
-        self._bytes[key] = held_bytes
-        if self._path is None:
-            return
-        new = self._path.with_suffix(".new")
-        try:
-            new.write_bytes(msgspec.json.format(msgspec.json.encode(self._bytes)))
-            os.replace(new, self._path)  # noqa: PTH105 (whole or not at all)
-        except OSError as error:
-            log.warning("%s cannot be written: %s", self._path, error.strerror)
+        with self._writing:
+            if self._bytes.get(key) == held_bytes:
+                return
+            self._bytes = self._bytes | {key: held_bytes}
+            if self._path is None:
+                return
+            try:
+                _replace(self._path, msgspec.json.format(msgspec.json.encode(self._bytes)))
+            except OSError as error:
+                log.warning("%s cannot be written: %s", self._path, error.strerror)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write the whole file or leave it as it is."""
+    descriptor, new = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".new", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(new, path)  # noqa: PTH105 (whole or not at all)
+    except OSError:
+        Path(new).unlink(missing_ok=True)
+        raise
 
 
 def _key(model: ResolvedModel, need: MemoryEstimate) -> str:

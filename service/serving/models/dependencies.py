@@ -1,4 +1,4 @@
-"""What all hosted models share."""
+"""The dependencies that all hosted models share."""
 
 import asyncio
 import random
@@ -14,7 +14,7 @@ from service.serving.gate import Gate
 from service.serving.memory.device_memory import DeviceMemory
 from service.serving.memory.measured import MeasuredBytes
 from service.serving.models.events import ModelEvents
-from service.serving.models.files import Locate
+from service.serving.models.files import Locate, Refusal
 
 Opener = Callable[[ResolvedModel], Engine]
 
@@ -24,6 +24,8 @@ class Hosting(Struct, frozen=True, kw_only=True):
 
     locate: Locate
     """Blocking: finds a model's files."""
+    refusal: Refusal
+    """Blocking and cheap: why a model cannot be served on this machine."""
     models_dir: Path
     opener: Opener
     gate: Gate

@@ -1,4 +1,4 @@
-"""Tells whoever listens what becomes of the models: states, progress of loads, evictions."""
+"""Events of the models for subscribers: changes of state, load progress, pins."""
 
 import asyncio
 import time
@@ -12,27 +12,29 @@ from service.core.errors import Overloaded, TriptychError
 from service.core.model_status import LoadState
 from service.core.ports import LoadProgress
 
-#: Events that a reader may be behind before it is dropped.
-BEHIND_AT_MOST = 256
+ChangeKind = Literal["snapshot", "state", "progress", "pin"]
+
+#: Unread events after which a subscriber is dropped.
+MAX_UNREAD = 256
 
 
 class ModelChange(Struct, frozen=True, kw_only=True):
-    """How one model stands, and what has just become of it."""
+    """A model's state, and what has just changed."""
 
-    event: Literal["snapshot", "state", "progress", "pin"]
-    """`snapshot`: how it stood when the stream began."""
+    event: ChangeKind
+    """`snapshot`: the state when the stream began."""
     model: str
     state: LoadState
     pinned: bool
     at_ns: int
     """Wall clock."""
     reason: str | None = None
-    """Why a model leaves, cannot be loaded, or cannot answer."""
+    """Why it is unloaded, cannot be loaded, or cannot answer."""
     progress: LoadProgress | None = None
 
 
 class ModelEvents:
-    """Passes changes on to every subscriber; none can hold up the others or the models."""
+    """Broadcasts changes; a slow subscriber holds up neither the others nor the models."""
 
     def __init__(self, *, wall_ns: Callable[[], int] = time.time_ns) -> None:
         self.wall_ns = wall_ns
@@ -40,7 +42,7 @@ class ModelEvents:
 
     @property
     def heard(self) -> bool:
-        """Whether anybody listens."""
+        """Somebody is subscribed."""
         return bool(self._subscribers)
 
     def close(self, reason: TriptychError) -> None:
@@ -49,14 +51,14 @@ class ModelEvents:
             subscriber.end(reason)
 
     def publish(self, change: ModelChange) -> None:
-        """Tell everybody; a reader that is too far behind is dropped."""
+        """Pass a change to every subscriber; one that is too far behind is dropped."""
         for subscriber in self._subscribers:
             subscriber.put(change)
 
     async def subscribe(
         self, snapshot: Callable[[], list[ModelChange]]
     ) -> AsyncGenerator[ModelChange]:
-        """How all models stand, then every change. Raises Overloaded for a reader too slow."""
+        """Yield the snapshot, then every change. Raises Overloaded for a reader too slow."""
         subscriber = _Subscriber()
         self._subscribers.add(subscriber)
         try:
@@ -80,7 +82,7 @@ class _Subscriber:
         self._arrived.set()
 
     def put(self, change: ModelChange) -> None:
-        self._lost = self._lost or len(self._changes) >= BEHIND_AT_MOST
+        self._lost = self._lost or len(self._changes) >= MAX_UNREAD
         if not self._lost:
             self._changes.append(change)
         self._arrived.set()

@@ -1,4 +1,4 @@
-"""Where a model's files are, or why they cannot be used."""
+"""The files of a model on this machine, or the reason that it cannot be served here."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -17,46 +17,74 @@ log = logging.getLogger(__name__)
 
 Locate = Callable[[CatalogEntry, str | None, Path], ResolvedModel]
 
+Refusal = Callable[[ResolvedModel], str | None]
+"""Why a model whose files are here cannot be served on this machine, None if it can."""
+
+
+def nothing_refused(_: ResolvedModel) -> str | None:
+    """The `Refusal` of a machine on which every model can be served."""
+    return None
+
 
 class LocatedModel:
-    """Looks for the files of `model` or `model:variant`, again and again."""
+    """Looks for the files of `model` or `model:variant`; looking again notices changes."""
 
     def __init__(
-        self, entry: CatalogEntry, variant: str | None, *, locate: Locate, models_dir: Path
+        self,
+        entry: CatalogEntry,
+        variant: str | None,
+        *,
+        locate: Locate,
+        models_dir: Path,
+        refusal: Refusal = nothing_refused,
     ) -> None:
         self._entry = entry
+        self._name = f"{entry.spec.id}:{variant}" if variant else entry.spec.id
         self._variant = variant
         self._locate = locate
         self._models_dir = models_dir
+        self._refusal = refusal
         self._logged: str | None = None
         self.architecture = _summary(entry.spec.architecture)
-        """None until a config was found, and where it cannot be read here."""
+        """None until a config was found, and if it cannot be read here."""
 
     def look(self) -> ResolvedModel | TriptychError:
-        """Blocking: the model's files, or why they cannot be used."""
+        """Blocking: the model's files, or why it cannot be served. Never raises."""
         try:
-            model = self._locate(self._entry, self._variant, self._models_dir)
-            if self.architecture is None and model.path:
-                self.architecture = _summary(read_config(Path(model.path)))
+            return self._look()
         except NotPulled as error:
             return ModelNotPulled(str(error), param="model")
         except UnsupportedArchitecture as error:
             return ModelUnusable(str(error), param="model")
         except RegistryError as error:
-            name = (
-                f"{self._entry.spec.id}:{self._variant}" if self._variant else self._entry.spec.id
+            return self._unusable(error, trace=False)
+        except Exception as error:  # noqa: BLE001 (one odd file must not hide all other models)
+            return self._unusable(error, trace=True)
+
+    def _look(self) -> ResolvedModel | TriptychError:
+        model = self._locate(self._entry, self._variant, self._models_dir)
+        if self.architecture is None and model.path:
+            self.architecture = _summary(read_config(Path(model.path)))
+        refused = self._refusal(model)
+        return model if refused is None else ModelUnusable(refused, param="model")
+
+    def _unusable(self, error: Exception, *, trace: bool) -> TriptychError:
+        words = f"{type(error).__name__}: {error}" if trace else str(error)
+        if words != self._logged:  # files are looked at again and again: log each fault once
+            self._logged = words
+            log.warning(
+                "the files of %s cannot be used: %s",
+                self._name,
+                words,
+                exc_info=error if trace else None,
             )
-            if str(error) != self._logged:  # looked at again and again: logged once
-                self._logged = str(error)
-                log.warning("the files of %s cannot be used: %s", name, error)
-            return ModelUnusable(
-                f"the files of {name} cannot be used; see the service's log", param="model"
-            )
-        return model
+        return ModelUnusable(
+            f"the files of {self._name} cannot be used; see the service's log", param="model"
+        )
 
 
 def _summary(config: Mapping[str, Any]) -> ArchitectureSummary | None:
-    """Layer counts of a `config.json`; None where there is none, or it cannot be read here."""
+    """Layer counts of a `config.json`; None without one, and if it cannot be read here."""
     try:
         layers = read_layers(config)
     except UnsupportedArchitecture:

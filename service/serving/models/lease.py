@@ -1,25 +1,25 @@
-"""A place in a model's queue, held from admission until the answer has ended."""
+"""Lease: a place in a model's queue, held from admission until the answer has ended."""
 
 import time
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from service.core.chat import ChatRequest
 from service.core.ports import Budgeted, Engine
-from service.serving.memory.device_memory import Booked
-
-if TYPE_CHECKING:
-    from service.serving.models.hosted_model import HostedModel
+from service.serving.memory.device_memory import Reservation
+from service.serving.models.hosted_model import HostedModel
+from service.serving.models.waiters import LoadedEngine
 
 
 class Lease:
-    """A place in a model's queue, to be used as a context."""
+    """A place in a model's queue; use it as a context."""
 
     def __init__(
-        self, hosted: "HostedModel", clock_ns: Callable[[], int] = time.monotonic_ns
+        self, hosted: HostedModel, clock_ns: Callable[[], int] = time.monotonic_ns
     ) -> None:
+        """Take the place. Raises Overloaded."""
         hosted.queue.enter(hosted.slots)
         self._hosted = hosted
         self._clock_ns = clock_ns
@@ -29,30 +29,30 @@ class Lease:
         self.load_ns: int | None = None
         """How long `ready` waited for the model to load; None if it was loaded already."""
 
-    async def ready(self, request: ChatRequest | None = None, *, load: bool = True) -> Engine:
-        """The model's engine, loaded first if need be, with room for the request's state.
+    async def ready(self, request: ChatRequest | None = None) -> Engine:
+        """The model's engine, loaded first if need be, with memory for the request's state.
 
-        Raises ModelNotReady, DoesNotFit or Overloaded.
+        Raises ModelNotFound, ModelNotReady, DoesNotFit, Overloaded or EngineFailed.
         """
-        engine = await self._use.begin(request, load=load)
+        engine = await self._use.begin(request)
         self.load_ns = self._use.load_ns
         self._ready_ns = self._clock_ns()
         return engine
 
     def started(self, prompt_tokens: int | None) -> None:
-        """Correct what is booked, now that the prompt's length is known."""
+        """Adjust the reservation, now that the prompt's length is known."""
         if prompt_tokens is not None:
-            self._use.correct(prompt_tokens)
+            self._use.adjust(prompt_tokens)
 
     def complete(self) -> None:
-        """Note that the answer came to its end: only then its time says how long answers take."""
-        assert self._ready_ns is not None
-        self._service_s = (self._clock_ns() - self._ready_ns) / 1e9
+        """Note a whole answer: only its time says how long answers take."""
+        if self._ready_ns is not None:
+            self._service_s = (self._clock_ns() - self._ready_ns) / 1e9
 
     @property
     def verified(self) -> bool | None:
-        """Whether the model passed its conformance probe."""
-        return self._hosted.verified
+        """The model passed its conformance probe; None if that is unknown."""
+        return self._hosted.life.verification.passed
 
     def __enter__(self) -> Self:
         return self
@@ -68,38 +68,56 @@ class Lease:
 
 
 class Use:
-    """A loaded model that cannot be unloaded meanwhile, and room for one request's state."""
+    """A model that stays loaded, and memory for the state of one request."""
 
-    def __init__(self, hosted: "HostedModel") -> None:
+    def __init__(self, hosted: HostedModel) -> None:
         self._hosted = hosted
-        self._entered = False
-        self._booked: Booked | None = None
-        self._with_prompt: Callable[[int], int] | None = None
+        self._loaded: LoadedEngine | None = None
+        self._reservation: Reservation | None = None
+        self._state_bytes: Callable[[int], int] | None = None
         self.load_ns: int | None = None
+        """How long `begin` waited for loads; None if it met the model loaded."""
 
-    async def begin(self, request: ChatRequest | None, *, load: bool = True) -> Engine:
-        """Load if need be, then book; without `load` take what is there and book nothing."""
-        engine, self.load_ns = await self._hosted.enter(load=load)
-        self._entered = True
-        if load and request is not None and isinstance(engine, Budgeted):
-            memory, of_request = self._hosted.memory, partial(engine.state_bytes, request)
-            self._with_prompt = lambda prompt_tokens: of_request(prompt_tokens=prompt_tokens)
-            state_bytes = of_request()
-            self._booked = memory.try_book(self._hosted, state_bytes)
-            if self._booked is None:
-                self._booked = await memory.book(self._hosted, state_bytes)
-        return engine
+    async def begin(self, request: ChatRequest | None) -> Engine:
+        """Load if need be, then reserve memory for the request's state.
 
-    def correct(self, prompt_tokens: int) -> None:
-        """Book what the request needs with a prompt of so many tokens."""
-        if self._booked is not None and self._with_prompt is not None:
-            self._booked.correct(self._with_prompt(prompt_tokens))
+        A model that must go while the request waits for memory is left, and loaded again.
+        """
+        while True:
+            self._loaded, load_ns = await self._hosted.enter()
+            if load_ns is not None:
+                self.load_ns = (self.load_ns or 0) + load_ns
+            engine = self._loaded.engine
+            if request is None or not isinstance(engine, Budgeted):
+                return engine
+            of_request = partial(engine.state_bytes, request)
+            self._state_bytes = lambda tokens, of=of_request: of(prompt_tokens=tokens)
+            self._reservation = await self._reserve(engine.state_bytes(request))
+            if self._reservation is not None:
+                return engine
+            self._leave()
+
+    async def _reserve(self, state_bytes: int) -> Reservation | None:
+        memory = self._hosted.memory
+        reserved = memory.try_reserve_state(self._hosted, state_bytes)
+        if reserved is None and not self._hosted.leaving:
+            reserved = await memory.reserve_state(self._hosted, state_bytes)
+        return reserved
+
+    def adjust(self, prompt_tokens: int) -> None:
+        """Reserve what the request needs with a prompt of *prompt_tokens*."""
+        if self._reservation is None or self._state_bytes is None:
+            return
+        self._reservation.adjust(self._state_bytes(prompt_tokens))
 
     def end(self) -> None:
-        """Free the state and let the model go; nothing if it was never ready."""
-        if self._booked is not None:
-            self._booked.release()
-            self._booked = None
-        if self._entered:
-            self._entered = False
-            self._hosted.leave()
+        """Release the memory and let the model go; again is harmless."""
+        if self._reservation is not None:
+            self._reservation.release()
+            self._reservation = None
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._loaded is not None:
+            loaded, self._loaded = self._loaded, None
+            self._hosted.leave(loaded)

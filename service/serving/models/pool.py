@@ -1,4 +1,4 @@
-"""All models that can be addressed: which are loaded, how busy they are, and a place in a queue."""
+"""Pool: all models that can be addressed, and the way in to each."""
 
 import asyncio
 import contextlib
@@ -10,35 +10,30 @@ from types import MappingProxyType
 
 from model_registry.catalog import Catalog
 from model_registry.sources import locate
-from service.core.errors import ConfigError, Draining, ModelNotFound, TriptychError
+from service.core.errors import ConfigError, Draining, ModelNotFound
 from service.core.model_status import ModelStatus
 from service.serving.gate import Gate
 from service.serving.memory.device_memory import DeviceMemory
 from service.serving.memory.measured import MeasuredBytes
 from service.serving.models.dependencies import Hosting, Opener
 from service.serving.models.events import ModelChange, ModelEvents
-from service.serving.models.files import Locate
+from service.serving.models.files import Locate, Refusal, nothing_refused
 from service.serving.models.hosted_model import HostedModel
 from service.serving.models.lease import Lease
+from service.serving.models.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
-#: How often the pool looks for files that were not here: `models pull` runs in another process.
-LOOK_EVERY_S = 15.0
-#: How long a start waits for the first look; hashing large new files goes on behind it.
-FIRST_LOOK_S = 2.0
-#: How often idle models are looked for at least, where they are unloaded.
-REST_LOOK_S = 15.0
 #: No budget: more than any device has.
 UNLIMITED_BYTES = 2**62
-#: When to try again while the service shuts down: long enough for another to take over.
+#: Retry-After during shutdown: long enough for another instance to take over.
 RETRY_AFTER_DRAIN_S = 5.0
 
 
 class Pool:
-    """Opens engines on demand, once each, and admits requests to them."""
+    """Loads models on demand, once each, and admits requests to them."""
 
-    def __init__(  # noqa: PLR0913 (what a pool needs, and seven choices that have defaults)
+    def __init__(  # noqa: PLR0913 (what a pool needs, and choices that have defaults)
         self,
         catalog: Catalog,
         models_dir: Path,
@@ -46,6 +41,7 @@ class Pool:
         gate: Gate,
         *,
         locate: Locate = locate,
+        refusal: Refusal = nothing_refused,
         memory: DeviceMemory | None = None,
         measured: MeasuredBytes | None = None,
         max_queued_requests: int = 256,
@@ -54,11 +50,11 @@ class Pool:
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._released = asyncio.Event()
-        self._gate = gate
         self.events = ModelEvents()
         self.memory = memory or DeviceMemory(UNLIMITED_BYTES)
         hosting = Hosting(
             locate=locate,
+            refusal=refusal,
             models_dir=models_dir,
             opener=opener,
             gate=gate,
@@ -78,12 +74,13 @@ class Pool:
                 for hosted in (HostedModel(entry, variant, hosting),)
             }
         )
+        self.preload: tuple[str, ...] = ()
+        """Models that the start loads; `loads` of their status tells which were ever ready."""
         self.draining = False
         self._clock_ns = clock_ns
-        self._idle_ttl_s = idle_ttl_s
-        self._resting: asyncio.Task[None] | None = None
-        self._looked = asyncio.Event()
-        self._looking: asyncio.Task[None] | None = None
+        self.upkeep = Upkeep(
+            self.models.values(), gate=gate, idle_ttl_s=idle_ttl_s, clock_ns=clock_ns
+        )
 
     def __repr__(self) -> str:
         loaded = sum(hosted.engine is not None for hosted in self.models.values())
@@ -91,7 +88,7 @@ class Pool:
 
     @property
     def requests(self) -> int:
-        """How many requests wait or run, over all models."""
+        """Requests that wait or run, over all models."""
         return sum(hosted.queue.requests for hosted in self.models.values())
 
     async def start(self, preload: Sequence[str] = ()) -> None:
@@ -106,28 +103,16 @@ class Pool:
                 f"`preload` names {', '.join(unknown)}, which the catalogue does not have; "
                 "see `triptych models list`"
             )
+        self.preload = tuple(preload)
         for name in preload:
-            self.models[name].begin_load(wanted=True)
-        if self._idle_ttl_s:
-            self._resting = asyncio.create_task(self._keep_unloading(), name="unload idle models")
-        self._looking = asyncio.create_task(self._keep_looking(), name="look for model files")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_LOOK_S):
-                await self._looked.wait()
+            self.models[name].begin_load()
+        await self.upkeep.start()
 
-    async def _keep_looking(self) -> None:
-        while True:
-            for hosted in self.models.values():
-                if hosted.engine is None:
-                    async with self._gate.background():  # large new files are hashed
-                        found = await asyncio.to_thread(hosted.files.look)
-                    hosted.looked(str(found) if isinstance(found, TriptychError) else None)
-            self._looked.set()
-            await asyncio.sleep(LOOK_EVERY_S)
+    # Status
 
     @property
     def statuses(self) -> Mapping[str, ModelStatus]:
-        """Every model's status, made when it is looked at."""
+        """Every model's status, made when it is looked up."""
         return _Statuses(self.models)
 
     def snapshot(self) -> dict[str, ModelStatus]:
@@ -137,6 +122,18 @@ class Pool:
     def status(self, name: str) -> ModelStatus:
         """One model's status, from memory. Raises ModelNotFound."""
         return self._find(name).status()
+
+    def changes(self) -> AsyncGenerator[ModelChange]:
+        """Yield the state of every servable model, then every change."""
+        return self.events.subscribe(
+            lambda: [
+                hosted.change("snapshot")
+                for hosted in self.models.values()
+                if hosted.state != "unavailable"
+            ]
+        )
+
+    # Requests
 
     def admit(self, name: str) -> Lease:
         """A place in a model's queue, to be used as a context.
@@ -156,51 +153,28 @@ class Pool:
         pinned = frozenset(one.id for one in self.models.values() if one.pinned)
         self.memory.check_together(needs, pinned)
 
-    # What operators ask for
+    # Operators
 
     def begin_load(self, name: str) -> None:
         """Begin to load a model, if it is not loaded. Raises ModelNotFound or Draining."""
-        self._open(name).begin_load(wanted=True)
+        self._open(name).begin_load()
 
     async def load(self, name: str) -> None:
-        """Load a model. Raises ModelNotReady, DoesNotFit and as `begin_load`."""
-        outcome = await asyncio.shield(self._open(name).begin_load(wanted=True))
-        if isinstance(outcome, TriptychError):
-            raise outcome
+        """Load a model; the load goes on if the caller is cancelled.
+
+        Raises ModelNotFound, Draining, or the load's own error.
+        """
+        await self._open(name).load()
 
     async def unload(self, name: str, *, drain_s: float) -> None:
-        """Unload a model; requests that run get *drain_s* to end. Raises ModelNotFound."""
+        """Unload a model; running requests get *drain_s* to end. Raises ModelNotFound."""
         hosted = self._find(name)
         hosted.begin_unload("as it was asked for", drain_s=drain_s)
         await hosted.unloaded()
 
     def pin(self, name: str, *, pinned: bool) -> None:
-        """Keep a model whatever others need, or no longer. Raises ModelNotFound."""
+        """Keep a model loaded whatever others need, or no longer. Raises ModelNotFound."""
         self._find(name).pin(pinned=pinned)
-
-    def changes(self) -> AsyncGenerator[ModelChange]:
-        """How all models stand, then everything that becomes of them."""
-        return self.events.subscribe(
-            lambda: [
-                hosted.standing("snapshot")
-                for hosted in self.models.values()
-                if hosted.status().servable
-            ]
-        )
-
-    def unload_idle(self) -> None:
-        """Unload the models that nobody has used for as long as the settings say."""
-        now_ns = self._clock_ns()
-        for hosted in self.models.values():
-            used_ns = hosted.last_used_ns or 0
-            rested = (now_ns - used_ns) / 1e9 >= self._idle_ttl_s
-            if rested and hosted.idle and not hosted.pinned:
-                hosted.begin_unload("since nobody used it")
-
-    async def _keep_unloading(self) -> None:
-        while True:
-            await asyncio.sleep(min(self._idle_ttl_s / 4, REST_LOOK_S))
-            self.unload_idle()
 
     def _open(self, name: str) -> HostedModel:
         hosted = self._find(name)
@@ -215,8 +189,10 @@ class Pool:
             )
         return self.models[name]
 
+    # Shutdown
+
     async def drain(self, timeout_s: float) -> bool:
-        """Admit nobody any more and wait for those who run; whether all of them ended in time."""
+        """Refuse newcomers and wait for running requests; False if some did not end in time."""
         self.draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -228,15 +204,8 @@ class Pool:
     async def aclose(self) -> None:
         """Close every engine; requests that still run fail."""
         self.draining = True
-        for task in (self._looking, self._resting):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
-        for hosted in self.models.values():
-            try:
-                await hosted.aclose()
-            except TriptychError:
-                log.exception("closing %s failed", hosted.id)
+        await self.upkeep.aclose()
+        await asyncio.gather(*(hosted.aclose() for hosted in self.models.values()))
 
 
 class _Statuses(Mapping[str, ModelStatus]):

@@ -14,10 +14,6 @@ from support.waiting import until
 SIZES = {"one": 40, "two": 40, "three": 40}
 
 
-def run(main):
-    return asyncio.run(main)
-
-
 def hold(engine):
     engine.may_step.clear()
 
@@ -221,19 +217,16 @@ async def test_what_was_measured_corrects_the_prediction(bench, tmp_path):
         await again.ask("one")
 
 
-def test_a_model_larger_than_predicted_makes_others_go(bench, caplog):
+async def test_a_model_larger_than_predicted_makes_others_go(bench, caplog):
     """Nobody knew better; the next load knows."""
+    b = bench(sizes=SIZES, budget=75)
+    await b.ask("two")
+    b.prepare["one"] = lambda engine: setattr(engine, "predicted_bytes", 10)
+    await b.ask("one")
+    await until(lambda: states(b)["two"] == "unloaded")
+    assert b.pool.memory.used_bytes == 40
 
-    async def main():
-        b = bench(sizes=SIZES, budget=75)
-        await b.ask("two")
-        b.prepare["one"] = lambda engine: setattr(engine, "predicted_bytes", 10)
-        await b.ask("one")
-        await until(lambda: states(b)["two"] == "unloaded")
-        assert b.pool.memory.used_bytes == 40
-
-    run(main())
-    assert "holds more than was predicted" in caplog.text
+    assert "holds more than predicted" in caplog.text
 
 
 async def test_a_failed_load_gives_its_room_back(bench):
@@ -311,10 +304,10 @@ async def test_models_that_rest_too_long_are_unloaded(bench):
     await b.ask("three")
     b.pool.pin("three", pinned=True)
     now_ns[0] = 9_000_000_000
-    b.pool.unload_idle()
+    await b.pool.upkeep.unload_idle()
     assert states(b)["one"] == "ready"
     now_ns[0] = 10_000_000_000
-    b.pool.unload_idle()
+    await b.pool.upkeep.unload_idle()
     await until(lambda: states(b)["one"] == "unloaded")
     assert states(b) == {"one": "unloaded", "two": "ready", "three": "ready"}
     b.engines["two"].may_step.set()

@@ -11,17 +11,13 @@ from service.core.errors import (
     Draining,
     EngineFailed,
     ModelNotFound,
-    ModelNotPulled,
     ModelNotReady,
     ModelUnusable,
     Overloaded,
+    TriptychError,
 )
 from service.core.ports import LoadProgress
 from support.waiting import until
-
-
-def run(main):
-    return asyncio.run(main)
 
 
 def slow_load(engine):
@@ -64,17 +60,14 @@ async def test_a_failed_load_is_shown_and_tried_again_by_the_next_request(bench)
     assert (b.pool.status("one").state, b.pool.status("one").error) == ("ready", None)
 
 
-def test_an_engines_bug_fails_its_load_without_words_from_inside(bench, caplog):
+async def test_an_engines_bug_fails_its_load_without_words_from_inside(bench, caplog):
     """Clients are told where to look; the log has it whole."""
+    b = bench()
+    b.prepare["one"] = lambda engine: setattr(engine, "load_error", OSError("/secret/path"))
+    with pytest.raises(ModelNotReady) as caught:
+        await b.ask()
+    assert "/secret" not in str(caught.value)
 
-    async def main():
-        b = bench()
-        b.prepare["one"] = lambda engine: setattr(engine, "load_error", OSError("/secret/path"))
-        with pytest.raises(ModelNotReady) as caught:
-            await b.ask()
-        assert "/secret" not in str(caught.value)
-
-    run(main())
     assert "/secret/path" in caplog.text
 
 
@@ -163,45 +156,39 @@ async def test_an_unknown_name_is_not_found(bench):
         bench().pool.status("../one")
 
 
-def test_files_that_are_missing_make_a_model_unavailable_until_they_come(bench):
+async def test_files_that_are_missing_make_a_model_unavailable_until_they_come(bench):
     """`models pull` in another process is noticed by the next request."""
+    pulled = []
 
-    async def main():
-        pulled = []
+    def find(entry, variant, models_dir):
+        if not pulled:
+            raise NotPulled("one is not on this machine; run: triptych models pull one")
+        return locate(entry, variant, models_dir)
 
-        def find(entry, variant, models_dir):
-            if not pulled:
-                raise NotPulled("one is not on this machine; run: triptych models pull one")
-            return locate(entry, variant, models_dir)
-
-        b = bench(locate=find)
-        await b.pool.start()
-        status = b.pool.status("one")
-        assert (status.state, status.servable) == ("unavailable", False)
-        with pytest.raises(ModelNotPulled, match="triptych models pull one"):
-            await b.ask()
-        pulled.append("one")
-        assert len(await b.ask()) == 7
-        await b.pool.aclose()
-
-    run(main())
+    b = bench(locate=find)
+    await b.pool.start()
+    status = b.pool.status("one")
+    assert (status.state, status.servable) == ("unavailable", False)
+    with pytest.raises(ModelNotReady, match="triptych models pull one"):
+        await b.ask()
+    pulled.append("one")
+    assert len(await b.ask()) == 7
+    await b.pool.aclose()
 
 
-def test_files_that_are_broken_are_logged_once_and_not_shown(bench, caplog):
+async def test_files_that_are_broken_are_logged_once_and_not_shown(bench, caplog):
     """The path is for the operator; the pool looks again every few seconds."""
 
     def find(entry, variant, models_dir):
         raise CorruptFile(f"/secret/{entry.spec.id} differs from its lock")
 
-    async def main():
-        b = bench(models=("one",), locate=find)
-        files = b.pool.models["one"].files
-        for _ in range(3):
-            found = files.look()
-        assert isinstance(found, ModelUnusable)
-        assert "/secret" not in str(found)
+    b = bench(models=("one",), locate=find)
+    files = b.pool.models["one"].files
+    for _ in range(3):
+        found = files.look()
+    assert isinstance(found, ModelUnusable)
+    assert "/secret" not in str(found)
 
-    run(main())
     assert caplog.text.count("/secret/one") == 1
 
 
@@ -249,3 +236,60 @@ async def test_closing_stops_loads_and_closes_engines(bench):
         await waiting
     assert b.engines["one"].closed
     assert b.engines["two"].closed
+
+
+async def test_one_odd_file_does_not_hide_the_other_models(bench, caplog):
+    """It is unavailable with a reason, logged once, and the search goes on.
+
+    A config.json with a list as its model type ended the search: no model was ever found.
+    """
+
+    def find(entry, variant, models_dir):
+        if entry.spec.id == "one":
+            raise TypeError("unhashable type: 'list'")
+        return locate(entry, variant, models_dir)
+
+    b = bench(locate=find)
+    await b.pool.start()
+    await b.pool.upkeep.look_for_files()
+    assert b.pool.status("one").state == "unavailable"
+    assert "see the service's log" in b.pool.status("one").error
+    assert b.pool.status("two").state == "unloaded"
+    assert caplog.text.count("the files of one cannot be used: TypeError: unhashable") == 1
+    with pytest.raises(TriptychError, match="cannot be used"):
+        await b.ask("one")
+    await b.pool.aclose()
+
+
+async def test_upkeep_survives_its_own_errors(bench, caplog):
+    """What failed is logged and tried again."""
+    b = bench(models=("one",))
+    failures = [OSError("no threads"), None]
+
+    def look():
+        if failure := failures.pop(0):
+            raise failure
+        return locate(b.pool.models["one"].entry, None, None)
+
+    b.pool.models["one"].files.look = look
+    work = b.pool.upkeep
+    work._repeat(work.look_for_files, 0.001)
+    await until(lambda: b.pool.status("one").state == "unloaded")
+    assert "look_for_files failed" in caplog.text
+    await b.pool.aclose()
+
+
+async def test_a_model_that_cannot_be_served_here_says_so_and_why(bench):
+    """It is known, not servable, and refused with the reason."""
+    b = bench(refusal=lambda model: "no such kernel" if model.variant else None)
+    await b.pool.start()
+    status = b.pool.status("one:int8")
+    assert (status.state, status.servable, status.error) == (
+        "unavailable",
+        False,
+        "no such kernel",
+    )
+    assert b.pool.status("one").servable
+    with pytest.raises(TriptychError, match="no such kernel"):
+        await b.ask("one:int8")
+    await b.pool.aclose()
