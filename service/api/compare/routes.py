@@ -172,7 +172,7 @@ def _arm_event(event: ArmEvent, comparison_id: str) -> Struct | None:
 
 def arm_answer(result: ArmResult) -> ArmAnswer:
     """One arm on the wire."""
-    record = result.record
+    record, times = result.record, result.metrics
     answered = record if record is not None and result.error is None else None
     return ArmAnswer(
         arm=result.arm,
@@ -181,8 +181,8 @@ def arm_answer(result: ArmResult) -> ArmAnswer:
         text=result.text,
         finish_reason=record.finish_reason if record else None,
         request_id=record.request_id if record else None,
-        metrics=metrics(answered) if answered else None,
-        timings=timings(answered) if answered else None,
+        metrics=metrics(answered, times) if answered and times else None,
+        timings=timings(answered, times) if answered and times else None,
         build=record.build if record else None,
         error=result.error,
         difference=result.difference,

@@ -105,7 +105,6 @@ class AnswerStream:
         self._token_ids: list[int] | None = [] if token_ids else None
         self._prompt_token_ids: tuple[int, ...] | None = None
         self._prompt_tokens: int | None = 0
-        self._completion_tokens: int | None = 0
 
     def headers(self) -> dict[str, str]:
         """Name the model that answers, once that is decided."""
@@ -140,10 +139,6 @@ class AnswerStream:
                 text, logprobs = event.prompt_text or "", event.prompt_logprobs
                 self._prompt_token_ids = event.prompt_token_ids
             case Delta():
-                if event.token_ids is None or self._completion_tokens is None:
-                    self._completion_tokens = None
-                else:
-                    self._completion_tokens += len(event.token_ids)
                 text, logprobs = event.text, event.logprobs
                 if self._token_ids is not None:
                     self._token_ids.extend(event.token_ids or ())
@@ -178,12 +173,13 @@ class AnswerStream:
         return structs.replace(chunk, choices=[structs.replace(chunk.choices[0], **named)])
 
     def _usage_so_far(self) -> Usage | None:
-        if self._prompt_tokens is None or self._completion_tokens is None:
+        completion_tokens = None if self._answer is None else self._answer.completion_tokens
+        if self._prompt_tokens is None or completion_tokens is None:
             return None
         return Usage(
             prompt_tokens=self._prompt_tokens,
-            completion_tokens=self._completion_tokens,
-            total_tokens=self._prompt_tokens + self._completion_tokens,
+            completion_tokens=completion_tokens,
+            total_tokens=self._prompt_tokens + completion_tokens,
         )
 
     def _last(
@@ -196,7 +192,8 @@ class AnswerStream:
         """
         end = self._piece(chunks, reason)
         record = answer.record
-        extras = {"metrics": metrics(record), "timings": timings(record)}
+        times = answer.metrics
+        extras = {"metrics": metrics(record, times), "timings": timings(record, times)}
         if not self._include_usage:
             return [structs.replace(end, **extras)]
         return [end, structs.replace(chunks.closing(), usage=usage(record), **extras)]

@@ -3,7 +3,7 @@
 from msgspec import UNSET
 
 from service.api.openai.schema import AnswerMetrics, CachedTokens, Timings, Usage
-from service.core.metrics import RequestMetrics, derive
+from service.core.metrics import RequestMetrics
 from service.core.record import RequestRecord
 
 
@@ -21,9 +21,8 @@ def usage(record: RequestRecord) -> Usage | None:
     )
 
 
-def metrics(record: RequestRecord) -> AnswerMetrics:
+def metrics(record: RequestRecord, times: RequestMetrics) -> AnswerMetrics:
     """Times, tokens and bytes of a finished record."""
-    times = derive(record)
     return AnswerMetrics(
         **{name: getattr(times, name) for name in RequestMetrics.__struct_fields__},
         request_id=record.request_id,
@@ -36,9 +35,8 @@ def metrics(record: RequestRecord) -> AnswerMetrics:
     )
 
 
-def timings(record: RequestRecord) -> Timings:
+def timings(record: RequestRecord, times: RequestMetrics) -> Timings:
     """Report times as llama.cpp's server does; its rates count the first token as prefill."""
-    times = derive(record)
     cached = record.cached_tokens
     computed = None if record.prompt_tokens is None else record.prompt_tokens - (cached or 0)
     prefill_ms = times.prefill_ms

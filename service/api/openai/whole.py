@@ -18,6 +18,7 @@ from service.api.openai.schema import (
 from service.api.openai.usage import metrics, timings, usage
 from service.core.chat import ChatRequest
 from service.core.events import Delta, Finished, Started, TokenLogprob
+from service.core.metrics import RequestMetrics
 from service.core.record import RequestRecord
 from service.serving.requests.answer import Answer
 
@@ -33,6 +34,7 @@ class WholeText(Struct, frozen=True, kw_only=True):
     prompt_token_ids: tuple[int, ...] | None
     finished: Finished
     record: RequestRecord
+    metrics: RequestMetrics
 
 
 async def collect(answer: Answer) -> WholeText:
@@ -57,6 +59,7 @@ async def collect(answer: Answer) -> WholeText:
         prompt_token_ids=started[0].prompt_token_ids if started else None,
         finished=finished,
         record=answer.record,
+        metrics=answer.metrics,
     )
 
 
@@ -93,8 +96,8 @@ def chat_completion(
             )
         ],
         usage=usage(whole.record),
-        metrics=metrics(whole.record),
-        timings=timings(whole.record),
+        metrics=metrics(whole.record, whole.metrics),
+        timings=timings(whole.record, whole.metrics),
     )
 
 
@@ -113,15 +116,15 @@ def completion(
                 index=index,
                 finish_reason=whole.finished.reason,
                 logprobs=None if whole.logprobs is None else completion_logprobs(whole.logprobs),
-                metrics=UNSET if single else metrics(whole.record),
+                metrics=UNSET if single else metrics(whole.record, whole.metrics),
                 token_ids=_listed(whole.token_ids) if token_ids else UNSET,
                 prompt_token_ids=_listed(whole.prompt_token_ids) if token_ids else UNSET,
             )
             for index, whole in enumerate(wholes)
         ],
         usage=_summed(usage(whole.record) for whole in wholes),
-        metrics=metrics(single.record) if single else UNSET,
-        timings=timings(single.record) if single else UNSET,
+        metrics=metrics(single.record, single.metrics) if single else UNSET,
+        timings=timings(single.record, single.metrics) if single else UNSET,
     )
 
 

@@ -23,6 +23,7 @@ from service.core.errors import (
     TriptychError,
 )
 from service.core.events import EngineEvent, Finished, Started
+from service.core.metrics import RequestMetrics
 from service.core.ports import Engine
 from service.core.record import RequestRecord
 from service.serving.gate import Gate, Isolation
@@ -82,6 +83,16 @@ class Answer:
     def record(self) -> RequestRecord:
         """What is known so far; final after the last event, an error or `aclose`."""
         return self._recording.record
+
+    @property
+    def metrics(self) -> RequestMetrics:
+        """Metrics of `record`; derived once when it is final."""
+        return self._recording.metrics
+
+    @property
+    def completion_tokens(self) -> int | None:
+        """Tokens so far; None where the engine does not tell."""
+        return self._recording.completion_tokens
 
     def interrupt(self, reason: Draining) -> None:
         """End the answer now: whoever iterates it gets *reason*."""

@@ -22,6 +22,7 @@ from service.core.errors import (
 )
 from service.core.events import Delta, EngineEvent, Finished
 from service.core.ids import new_request_id
+from service.core.metrics import RequestMetrics
 from service.core.record import RequestRecord
 from service.serving.gate import Isolation
 from service.serving.requests.answer import Answer
@@ -77,6 +78,7 @@ class ArmResult(Struct, frozen=True, kw_only=True):
     """As the request named it."""
     text: str
     record: RequestRecord | None
+    metrics: RequestMetrics | None = None
     error: ArmError | None = None
     difference: ArmDifference | None = None
     """To the first arm; None for the first arm itself, and where either did not answer."""
@@ -244,7 +246,8 @@ class _Run:
                         arm.texts.append(event.text)
                     self.events.put_nowait(ArmEvent(arm=arm.number, model=arm.model, event=event))
         finally:  # closed, so that its record is final
-            arm.record, arm.isolation = answer.record, answer.isolation
+            arm.record, arm.metrics = answer.record, answer.metrics
+            arm.isolation = answer.isolation
             if answer.isolation is not None:
                 arm.waited_ns = answer.record.accepted_ns - answer.request.accepted_ns
 
@@ -257,6 +260,7 @@ class _RunningArm:
     model: str
     texts: list[str] = field(default_factory=list)
     record: RequestRecord | None = None
+    metrics: RequestMetrics | None = None
     isolation: Isolation | None = None
     waited_ns: int | None = None
 
@@ -267,6 +271,7 @@ class _RunningArm:
             model=self.model,
             text="".join(self.texts),
             record=self.record,
+            metrics=self.metrics,
             error=None if failure is None else ArmError(code=failure.code, message=str(failure)),
             waited_ns=self.waited_ns,
             disturbances=tuple(

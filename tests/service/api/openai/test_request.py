@@ -10,6 +10,7 @@ from service.api.openai.usage import metrics, timings, usage
 from service.core.chat import Message
 from service.core.chat.sampling import Sampling
 from service.core.events import TokenAlternative, TokenLogprob
+from service.core.metrics import derive
 from service.core.routing import Arm, WeightedRoute
 
 ROUTE = WeightedRoute(arms=(Arm(model="a"),), sticky_header="x-session")
@@ -75,20 +76,23 @@ def test_cached_tokens_are_told_where_they_are_known(make_record):
     """In usage as OpenAI has it, in timings as llama.cpp has it."""
     record = make_record("a", prompt_tokens=12, cached_tokens=4)
     assert usage(record).prompt_tokens_details.cached_tokens == 4
-    assert (timings(record).prompt_n, timings(record).cache_n) == (8, 4)
+    assert (timings(record, derive(record)).prompt_n, timings(record, derive(record)).cache_n) == (
+        8,
+        4,
+    )
 
 
 def test_unknown_cached_tokens_are_left_out(make_record):
     """Not 0."""
     record = make_record("a", cached_tokens=None)
     assert usage(record).prompt_tokens_details is None
-    assert b"cache_n" not in msgspec.json.encode(timings(record))
+    assert b"cache_n" not in msgspec.json.encode(timings(record, derive(record)))
 
 
 def test_timings_agree_with_the_metrics(make_record):
     """Two vocabularies, one formula."""
     record = make_record("a")
-    ours, theirs = metrics(record), timings(record)
+    ours, theirs = metrics(record, derive(record)), timings(record, derive(record))
     assert theirs.predicted_per_second == ours.tokens_per_s
     assert theirs.predicted_per_token_ms == ours.tpot_ms
     assert theirs.prompt_ms == ours.prefill_ms
