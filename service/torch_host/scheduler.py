@@ -23,7 +23,7 @@ class Prefill(NamedTuple):
 
 
 class Decode(NamedTuple):
-    """Decode one token of each of a model's running requests."""
+    """Append one token to each of a model's running requests."""
 
     model_id: str
     request_ids: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Bytes of sampled tokens in, text that is certain out: exact UTF-8, exact stop strings."""
+"""AnswerText: incremental UTF-8 decoding of sampled tokens, with exact stop strings."""
 
 import codecs
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 class AnswerText:
     """The text of one answer as it grows.
 
-    A character split over tokens is held back until it is whole; text that could be the beginning
-    of a stop string is held back until it is not. The answer ends before the stop string whose last
-    character comes first (the longest of those), so how tokens split the text cannot matter.
+    A character split over tokens is held back until it is complete, and text that may begin a stop
+    string until it cannot. The answer ends before the stop string whose last character comes first,
+    the longest of those: so the result does not depend on how tokens split the text.
     """
 
     __slots__ = ("_decoder", "_held", "_stop", "_strip_space", "stopped")
@@ -20,10 +20,10 @@ class AnswerText:
         self._stop = tuple(string for string in stop if string)
         self._strip_space = strip_leading_space
         self.stopped = False
-        """Whether a stop string has come."""
+        """Whether a stop string has occurred."""
 
     def push(self, data: bytes, *, watch: bool = True) -> str:
-        """The text that `data` makes certain; with `watch` false stop strings are let through."""
+        """Append bytes; return the text that is now final. `watch` false ignores stop strings."""
         if self._strip_space and data:
             data = data.removeprefix(b" ")
             self._strip_space = False
@@ -36,7 +36,7 @@ class AnswerText:
         return self._release(self._held + text)
 
     def finish(self) -> str:
-        """What was held back, when no further token comes; an incomplete character is U+FFFD."""
+        """Return the text that was held back; an incomplete character becomes U+FFFD."""
         if self.stopped:
             return ""
         text = self._decoder.decode(b"", final=True)

@@ -28,13 +28,13 @@ CHATML: Final = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-"""The template of models that were trained on ChatML but ship none."""
+"""Template for models that were trained on ChatML and ship none."""
 
 _PRIVATE_USE: Final = range(0xF0000, 0x10FFFE)
 
 
 class Rendered(Struct, frozen=True):
-    """Text for the tokenizer, in which each character of `literals` stands for plain text."""
+    """Rendered text, in which each character of `literals` stands for plain text."""
 
     text: str
     literals: dict[str, str] = {}
@@ -48,7 +48,7 @@ class Rendered(Struct, frozen=True):
 
 
 class ChatTemplate:
-    """One compiled template. Raises ModelNotReady if it cannot be compiled."""
+    """A compiled chat template. Raises ModelNotReady if it cannot be compiled."""
 
     def __init__(
         self, source: str, *, special_tokens: Collection[str], names: Mapping[str, str]
@@ -63,7 +63,7 @@ class ChatTemplate:
             raise ModelNotReady(f"the chat template cannot be compiled: {error}") from error
 
     def render(self, prompt: ChatPrompt) -> Rendered:
-        """Text of a conversation. Raises InvalidRequest with the template's own complaint."""
+        """Render a conversation. Raises InvalidRequest with the template's own message."""
         if not prompt.messages:
             raise InvalidRequest("The conversation is empty.", param="messages")
         marks = _Marks(prompt.messages, self._special)
@@ -98,7 +98,7 @@ class ChatTemplate:
 
 
 class _Marks:
-    """Private-use characters that occur in no message, each standing for one special token."""
+    """Private-use characters, absent from all messages, that stand for special tokens."""
 
     def __init__(self, messages: Sequence[Message], special: "re.Pattern[str] | None") -> None:
         self._special = special
@@ -137,7 +137,7 @@ class _Marks:
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks the assistant's tokens for training; here it only shows its body."""
+    """`{% generation %}`, which marks tokens for training: renders its body."""
 
     tags = {"generation"}  # noqa: RUF012  jinja's own interface
 

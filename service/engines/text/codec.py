@@ -73,6 +73,8 @@ class TextCodec:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception for every fault of the file
             raise ModelNotReady(f"{folder.name}: tokenizer.json cannot be read: {error}") from error
+        # Its post-processor says what a text begins and ends with: like transformers, this ignores
+        # `add_bos_token` and `add_eos_token` of tokenizer_config.json where there is the file.
         tokenizer.no_padding()
         tokenizer.no_truncation()
         settings = _read_json(folder / "tokenizer_config.json")
@@ -103,7 +105,7 @@ class TextCodec:
         add_special_tokens: bool = True,
         context_tokens: int | None = None,
     ) -> list[int]:
-        """Token ids of a prompt. Raises InvalidRequest.
+        """Tokenize a prompt. Raises InvalidRequest.
 
         Special tokens in plain text are control tokens, as with transformers and vLLM, since such
         prompts are often rendered by the client; in a conversation only the template's are. A
@@ -128,11 +130,11 @@ class TextCodec:
                 return self._encode_rendered(rendered)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """UTF-8 bytes that a token adds to the answer: none for a special token."""
+        """UTF-8 bytes that a token adds to an answer; none for a special token."""
         return b"" if token_id in self._silent else self._bytes[token_id]
 
     def token_text(self, token_id: int) -> str:
-        """A token on its own, special tokens too; U+FFFD where it is part of a character."""
+        """Text of one token, special ones included; U+FFFD for part of a character."""
         return self._bytes[token_id].decode("utf-8", "replace")
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
@@ -160,7 +162,7 @@ class TextCodec:
         return self._encode_guarded(rendered)
 
     def _encode_guarded(self, rendered: Rendered) -> list[int]:
-        """Split at the template's special tokens, and read what lies between as plain text."""
+        """Split at the template's special tokens, and tokenize the rest as plain text."""
         pieces = self._splitter.split(rendered.text)
         for index in range(1, len(pieces), 2):
             token = self._special[pieces[index]]
@@ -185,7 +187,7 @@ class TextCodec:
 
     @cached_property
     def _literal_readers(self) -> tuple[Tokenizer, Tokenizer]:
-        """Tokenizers to which special tokens are plain text, at the text's start and after."""
+        """Tokenizers that take special tokens as plain text: at the text's start, and after it."""
         source = self._tokenizer.to_str()
         # Metaspace may put a space before the first piece of a text; later pieces must get none.
         later = source.replace('"prepend_scheme":"first"', '"prepend_scheme":"never"')
@@ -206,7 +208,7 @@ class _GenerationConfig(Struct):
 
 
 def _register(tokenizer: Tokenizer, names: Iterable[str]) -> None:
-    """Make named tokens special, as transformers does, where the file lists them as plain ones."""
+    """Mark named tokens as special, as transformers does, where the file does not."""
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     missing = [
         name for name in names if name not in known and tokenizer.token_to_id(name) is not None
@@ -252,7 +254,7 @@ def _template_source(folder: Path, settings: dict[str, Any], choice: TemplateCho
 
 
 def _chatml(tokenizer: Tokenizer, named: dict[str, str]) -> str:
-    """ChatML, after a beginning of sequence where the tokenizer gives every text one."""
+    """Return ChatML, with a beginning of sequence if the tokenizer adds one to every text."""
     bos_id = tokenizer.token_to_id(named.get("bos_token", ""))
     begins = bos_id is not None and tokenizer.encode("").ids[:1] == [bos_id]
     return "{{ bos_token }}" + CHATML if begins else CHATML
@@ -261,7 +263,7 @@ def _chatml(tokenizer: Tokenizer, named: dict[str, str]) -> str:
 def _eos_ids(
     folder: Path, tokenizer: Tokenizer, named: dict[str, str], choice: TemplateChoice
 ) -> set[int]:
-    """Ends of an answer: the generation config's (else the config's), and the tokenizer's."""
+    """Collect end tokens: the generation config's, else the config's, and the tokenizer's."""
     ids: set[int] = set()
     for name in ("generation_config.json", "config.json"):
         eos = msgspec.convert(_read_json(folder / name), _GenerationConfig).eos_token_id

@@ -16,13 +16,13 @@ IMPLEMENTATION = "triptych_slots"
 
 
 class Masks:
-    """Causal masks of one forward pass, made once for all layers that share them."""
+    """Causal masks of one forward pass, built once for all layers that share them."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[object, ...], torch.Tensor] = {}
 
     def clear(self) -> None:
-        """Forget them: the next forward pass has other lengths."""
+        """Drop all masks before a forward pass of other lengths."""
         self._made.clear()
 
     def causal(
@@ -48,7 +48,7 @@ class Masks:
 
 
 class Attended(NamedTuple):
-    """What the queries of one layer attend to in this step."""
+    """Keys and values that one layer's queries attend to in this step."""
 
     keys: list[torch.Tensor]
     """One a row, (key heads, tokens, head size); the last tokens are the queries' own."""

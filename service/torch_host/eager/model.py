@@ -17,7 +17,7 @@ from service.torch_host.slot_model import SlotModel
 
 
 class EagerModel(SlotModel):
-    """One loaded model and its slots. Not thread-safe: one loop owns it.
+    """A model that runs as transformers wrote it. Not thread-safe: one loop owns it.
 
     transformers' modelling code runs unmodified on the slots' cache. No batch is ever padded:
     several slots advance by one token each, or one slot by many.
@@ -100,7 +100,7 @@ class EagerModel(SlotModel):
 
     @torch.inference_mode()
     def _filled_cache(self, text_config: Any) -> DynamicCache:  # noqa: ANN401 - a config
-        """The cache that transformers itself fills: which states there are, and their shapes."""
+        """Return a cache filled by transformers itself, which shows all states and their shapes."""
         cache = DynamicCache(config=text_config)
         ids = torch.zeros(1, 2, dtype=torch.long, device=self._device)
         self._network(ids, use_cache=True, logits_to_keep=1, **{self._cache_argument: cache})

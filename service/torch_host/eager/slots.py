@@ -1,4 +1,4 @@
-"""The slot cache: the state of many sequences, for attention, recurrent and hybrid layers alike.
+"""Slot cache: the state of many sequences in attention, recurrent and hybrid layers.
 
 transformers gives every architecture the same cache object, a list of layers that hold keys and
 values, convolution and recurrent states, or both. Here the same interface serves sequences that
@@ -27,7 +27,7 @@ from service.torch_host.eager.states import KeyValues, StateRows
 
 
 class AttentionLayer(CacheLayerMixin):
-    """An attention layer's keys and values, as transformers' models call for them."""
+    """Keys and values of an attention layer, behind transformers' cache interface."""
 
     def __init__(
         self, window_tokens: int | None, masks: Masks, *, slots: int, limit_tokens: int
@@ -46,7 +46,7 @@ class AttentionLayer(CacheLayerMixin):
         *args: object,  # noqa: ARG002 - transformers' signature
         **kwargs: object,  # noqa: ARG002
     ) -> tuple[Attended, None]:
-        """Append (rows, heads, tokens, size) to the selected slots; what `attend` then reads."""
+        """Append (rows, heads, tokens, size) to the selected slots; return what `attend` reads."""
         attended = Attended([], [], self.window_tokens, self.masks)
         for slot, keys, values in zip(
             self.selected, key_states.unbind(), value_states.unbind(), strict=True
@@ -57,11 +57,11 @@ class AttentionLayer(CacheLayerMixin):
         return attended, None
 
     def get_seq_length(self) -> int:
-        """The longest selected sequence: models ask for it, but are given positions and no mask."""
+        """Length of the longest selected sequence; models are given positions and no mask."""
         return max((slot.length_tokens for slot in self.selected), default=0)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Length and offset of a mask, if one were made."""
+        """Length and offset of a mask."""
         return self.get_seq_length() + query_length, 0
 
     def get_max_length(self) -> int:
@@ -95,7 +95,7 @@ class RecurrentLayer(LinearAttentionLayer):
         self.dtype, self.device = like.dtype, like.device
 
     def select(self, rows: slice) -> None:
-        """Let transformers see these rows as its batch."""
+        """Expose these rows to transformers as its batch."""
         self.conv_states |= {index: state.tensor[rows] for index, state in self.conv.items()}
         self.recurrent_states |= {
             index: state.tensor[rows] for index, state in self.recurrent.items()
@@ -119,14 +119,14 @@ class HybridLayer(RecurrentLayer, AttentionLayer):  # type: ignore[override]
 
 
 class SlotCache(Cache):
-    """What models are given as `past_key_values` or `cache_params`."""
+    """The cache that models get as `past_key_values` or `cache_params`."""
 
     prefilling = False
-    """Whether this forward pass reads a prompt, even if only one token of it."""
+    """Whether this forward pass is a prefill, even of one token."""
 
 
 class Slots:
-    """All sequences that a model holds.
+    """State of all sequences of a model.
 
     Made from a cache that transformers itself filled: its layers say which states there are, and
     in which shapes and element types.
@@ -135,7 +135,7 @@ class Slots:
     def __init__(self, like: Cache, *, slots: int, limit_tokens: int) -> None:
         self.total = slots
         self.lengths = [0] * slots
-        """Tokens that each slot has seen."""
+        """Tokens appended to each slot."""
         self._masks = Masks()
         layers = [
             _layer_like(layer, self._masks, slots=slots, limit_tokens=limit_tokens)
@@ -155,7 +155,7 @@ class Slots:
         return bool(self._attention)
 
     def take(self) -> int | None:
-        """A free slot in the state before the first token; None if all are taken."""
+        """Take a free slot, cleared; None if all are taken."""
         row = next((r for r, slot in enumerate(self._slot_at) if slot not in self._taken), None)
         if row is None:
             return None
@@ -173,13 +173,13 @@ class Slots:
         self._clear_attention(slot)
 
     def clear(self, slot: int) -> None:
-        """Put a slot back before its first token."""
+        """Reset a slot to the state before its first token."""
         self._clear_attention(slot)
         for state in self._states():
             state.clear(self._row_of[slot])
 
     def select(self, slots: Sequence[int]) -> list[int]:
-        """Make these taken slots the batch of the next step; returns them in the batch's order."""
+        """Select the batch of the next step; return its slots in the batch's order."""
         if not self._taken.issuperset(slots) or len(set(slots)) != len(slots):
             raise ValueError(f"not distinct taken slots: {list(slots)}")
         self._masks.clear()
@@ -189,17 +189,17 @@ class Slots:
         return order
 
     def advance(self, slots: Sequence[int], tokens: int) -> None:
-        """Count the tokens that a step appended."""
+        """Count the tokens that a step has appended."""
         for slot in slots:
             self.lengths[slot] += tokens
 
     @property
     def taken(self) -> int:
-        """How many slots are taken."""
+        """Number of taken slots."""
         return len(self._taken)
 
     def state_bytes(self, slot: int) -> StateBytes:
-        """Bytes of one slot, read off its tensors."""
+        """Bytes of one slot, summed over its tensors."""
         attention, window, reserved = 0, 0, 0
         for layer in self._attention:
             held = layer.of_slot[slot]
@@ -228,7 +228,7 @@ class Slots:
         )
 
     def poison(self) -> None:
-        """Overwrite free rows, and keys and values outside what is held, with NaN."""
+        """Overwrite with NaN all memory that no live token owns, for tests."""
         for layer in self._attention:
             for held in layer.of_slot:
                 held.poison()
@@ -249,7 +249,7 @@ class Slots:
         ]
 
     def _arrange(self, slots: Sequence[int]) -> list[int]:
-        """Bring the slots' rows side by side and select them; returns the slots in row order."""
+        """Make the slots' rows adjacent and select them; return the slots in row order."""
         rows = [self._row_of[slot] for slot in slots]
         first = min(rows)
         if max(rows) - first >= len(rows):
@@ -265,7 +265,7 @@ class Slots:
         return self._slot_at[selected]
 
     def _exchange(self, row: int, other: int) -> None:
-        """Put a live row where another row is, which is only kept if it is live too."""
+        """Exchange a live row with another, which is kept only if it is live too."""
         slot, displaced = self._slot_at[row], self._slot_at[other]
         for state in self._states():
             if displaced in self._taken:
@@ -283,7 +283,7 @@ def _layer_like(
     slots: int,
     limit_tokens: int,
 ) -> Any:  # noqa: ANN401
-    """A slot layer for what transformers keeps in this layer. Raises TypeError if unknown."""
+    """Build the slot layer for one of transformers' cache layers. Raises TypeError if unknown."""
     if type(layer).__name__ == "DummyLayer":  # by name: transformers does not export it
         return layer
     known = (DynamicLayer, DynamicSlidingWindowLayer)

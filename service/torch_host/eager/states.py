@@ -1,4 +1,4 @@
-"""What a layer remembers of a sequence: keys and values that grow, states of constant size."""
+"""State of one layer: keys and values that grow, and recurrent states of constant size."""
 
 import torch
 
@@ -21,13 +21,13 @@ class KeyValues:
         """(heads, capacity, head size), like the values."""
         self.values: torch.Tensor | None = None
         self.length_tokens = 0
-        """Tokens seen, forgotten ones included."""
+        """Tokens appended, dropped ones included."""
         self._limit_tokens = limit_tokens
         self._begin = 0
         self._end = 0
 
     def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Remember new tokens, each (heads, tokens, head size).
+        """Append new tokens, (heads, tokens, head size).
 
         Returns keys and values, as views, of all tokens that one of the new ones attends to.
         """
@@ -44,12 +44,12 @@ class KeyValues:
         return own_keys[:, first:end], own_values[:, first:end]
 
     def clear(self) -> None:
-        """Forget everything and give the memory back."""
+        """Drop everything and free the memory."""
         self.keys = self.values = None
         self._begin = self._end = self.length_tokens = 0
 
     def poison(self) -> None:
-        """Overwrite what lies outside the tokens held with NaN, for tests."""
+        """Overwrite with NaN what lies outside the tokens held, for tests."""
         if self.keys is not None and self.values is not None:
             for buffer in (self.keys, self.values):
                 buffer[:, : self._begin] = torch.nan
@@ -73,7 +73,7 @@ class KeyValues:
     def _with_room_for(
         self, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The buffers, replaced by larger ones if the new tokens would not fit."""
+        """Return the buffers, replaced by larger ones if the new tokens do not fit."""
         if (
             self.keys is not None
             and self.values is not None
@@ -95,7 +95,7 @@ class KeyValues:
 def _grown(
     old: torch.Tensor | None, held: slice, like: torch.Tensor, capacity: int
 ) -> torch.Tensor:
-    """A buffer for `capacity` tokens that begins with what `old` held."""
+    """Allocate a buffer of `capacity` tokens and copy what `old` held."""
     grown = like.new_empty(like.shape[0], capacity, like.shape[2])
     if old is not None:
         grown[:, : held.stop - held.start] = old[:, held]
@@ -103,17 +103,17 @@ def _grown(
 
 
 class StateRows:
-    """One state of constant size in one layer: a tensor whose rows are sequences."""
+    """A state of constant size of one layer: a tensor whose rows are sequences."""
 
     def __init__(self, like: torch.Tensor, rows: int) -> None:
         self.tensor = like.new_zeros(rows, *like.shape[1:])
 
     def clear(self, row: int) -> None:
-        """Back to the state before the first token."""
+        """Reset a row to the state before the first token."""
         self.tensor[row].zero_()
 
     def move(self, source: int, target: int) -> None:
-        """Overwrite a row that nobody needs."""
+        """Copy a row over a free one."""
         self.tensor[target].copy_(self.tensor[source])
 
     def swap(self, row: int, other: int) -> None:

@@ -1,4 +1,4 @@
-"""Low-rank adapters in PEFT's files: read, checked, and merged into a network's weights."""
+"""LoRA adapters in PEFT's format: read, checked, and merged into a network's weights."""
 
 import json
 import math
@@ -32,14 +32,14 @@ _WITHOUT_EFFECT: Final = frozenset(
         *("loftq_config", "eva_config", "qalora_group_size"),
     }
 )
-"""Keys that do not change what an adapter computes when it answers."""
+"""Keys that do not affect inference."""
 
 Rank = Annotated[int, Meta(ge=1)]
 Value = TypeVar("Value")
 
 
 class LoraConfig(Struct, frozen=True, kw_only=True):
-    """What `adapter_config.json` says of the arithmetic; other keys are checked by name."""
+    """The part of `adapter_config.json` that affects inference; other keys are checked by name."""
 
     peft_type: Literal["LORA"]
     r: Rank
@@ -51,14 +51,14 @@ class LoraConfig(Struct, frozen=True, kw_only=True):
     rank_pattern: dict[str, Rank] = {}
     alpha_pattern: dict[str, float] = {}
     init_lora_weights: Literal["gaussian", "orthogonal"] | bool | None = True
-    """Other ways to begin, such as PiSSA, change the base weights as well."""
+    """Other initializations, such as PiSSA, change the base weights as well."""
 
     def rank(self, module: str) -> int:
         """Rank of a module's matrices."""
         return _matching(self.rank_pattern, module, self.r)
 
     def scale(self, module: str) -> float:
-        """What the product of a module's matrices is multiplied with.
+        """Factor of the product of a module's matrices.
 
         Ref: arXiv 2106.09685, section 4.1 (alpha / r); arXiv 2312.03732 (alpha / √r).
         """
@@ -68,7 +68,7 @@ class LoraConfig(Struct, frozen=True, kw_only=True):
 
 
 class Delta(Struct, frozen=True):
-    """What an adapter adds to one linear layer: `scale` · up · down."""
+    """Update of one linear layer's weights: `scale` · up · down."""
 
     down: Tensor
     """(rank, inputs)"""
@@ -78,16 +78,16 @@ class Delta(Struct, frozen=True):
 
     @property
     def finite(self) -> bool:
-        """Whether all of its numbers are."""
+        """Whether both matrices are finite."""
         return bool(torch.isfinite(self.down).all() and torch.isfinite(self.up).all())
 
     def full(self) -> Tensor:
-        """The whole matrix, (outputs, inputs), in float32."""
+        """Return the update as a matrix, (outputs, inputs), float32."""
         return self.scale * (self.up.float() @ self.down.float())
 
 
 class _Unusable(Exception):
-    """Why an adapter cannot be used, as the rest of a sentence about it."""
+    """The reason why an adapter cannot be used, worded as the rest of a sentence."""
 
 
 def merge(network: PreTrainedModel, folder: Path, *, model_id: str) -> None:
@@ -106,7 +106,7 @@ def merge(network: PreTrainedModel, folder: Path, *, model_id: str) -> None:
 
 
 def read(folder: Path) -> dict[str, Delta]:
-    """An adapter's matrices by the module that they are for."""
+    """Read an adapter: module → update of its weights."""
     config = _config(folder / CONFIG)
     try:
         tensors = load_file(folder / WEIGHTS)
@@ -142,7 +142,7 @@ def _config(path: Path) -> LoraConfig:
 
 
 def _check_targets(config: LoraConfig, modules: Mapping[str, object]) -> None:
-    """Raise if the config names modules that the file has no matrices for."""
+    """Raise for a target module that the file has no matrices for."""
     targets = config.target_modules
     for target in [] if targets is None or isinstance(targets, str) else targets:
         if not any(module == target or module.endswith(f".{target}") for module in modules):
@@ -165,7 +165,7 @@ def _delta(config: LoraConfig, module: str, pair: Mapping[str, Tensor]) -> Delta
 
 
 def _layers(network: PreTrainedModel, deltas: Mapping[str, Delta]) -> list[tuple[nn.Linear, Delta]]:
-    """The layers to change, all of them checked before the first is changed."""
+    """Find the layers to change, and check all of them before any is changed."""
     modules = dict(network.named_modules())
     uses: dict[int, int] = {}
     for _, parameter in network.named_parameters(remove_duplicate=False):
@@ -188,7 +188,7 @@ def _layers(network: PreTrainedModel, deltas: Mapping[str, Delta]) -> list[tuple
 
 
 def _matching(patterns: Mapping[str, Value], module: str, default: Value) -> Value:
-    """The value of the first pattern that a module's name, or the end of it, matches."""
+    """Return the value of the first pattern that matches a module's name or its end."""
     for pattern, value in patterns.items():
         if re.fullmatch(rf"(.*\.)?({pattern})", module):
             return value
