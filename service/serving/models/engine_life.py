@@ -46,7 +46,7 @@ class EngineLife:
         on_change: Callable[[], None],
         on_progress: Callable[[], None],
     ) -> None:
-        """Rest.
+        """Begin at rest: nothing is loaded.
 
         Args:
             tenant: The model, for its reservations.
@@ -75,6 +75,7 @@ class EngineLife:
         self._tenant = tenant
         self._files = files
         self._memory = hosting.memory
+        self._gate = hosting.gate
         self._clock_ns = hosting.clock_ns
         self._on_change = on_change
         self._waiters = Waiters()
@@ -275,7 +276,8 @@ class EngineLife:
     async def _load_engine(self) -> "Loaded | _Failure":
         """Load and probe; a failure is returned, since nobody may be waiting for it."""
         try:
-            model = await asyncio.to_thread(self._files.look)
+            async with self._gate.background():  # large new files are hashed
+                model = await asyncio.to_thread(self._files.look)
             if isinstance(model, TriptychError):
                 return _Failure("unavailable", model)
             return await self.loading.load(model)

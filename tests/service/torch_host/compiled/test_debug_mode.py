@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from support import tiny_models
 
 ROOT = Path(__file__).parents[4]
