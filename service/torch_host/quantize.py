@@ -1,8 +1,8 @@
 """The quantizer process: `python -m service.torch_host.quantize FILE < resolved-model.json`.
 
-Packs a variant's weights into a file, loads it, and sees to it that the model answers as the one
-that the file was made of. Progress goes to standard output, a JSON document a line; a refusal goes
-to standard error, and the status is 1.
+Packs a variant's weights into a file, loads it, and checks that the loaded model's logits equal
+those of the model that was packed, to the bit. Progress goes to standard output, a JSON document a
+line; a refusal goes to standard error, and the status is 1.
 """
 
 import sys
@@ -31,7 +31,7 @@ _PROMPT: Final = tuple(range(3, 40))
 def quantize(
     resolved: ResolvedModel, path: Path, progress: Callable[[LoadProgress], None]
 ) -> str | None:
-    """Write a variant's packed weights; None, or why the model that they make is another.
+    """Write a variant's packed weights and verify them; None, or why verification failed.
 
     Raises ModelNotReady if the variant cannot be loaded.
     """

@@ -11,21 +11,21 @@ TOKEN_IDS: Final = 2
 POSITIONS: Final = 3
 SEGMENT_OF_TOKENS: Final = 4
 FIRST_TOKENS: Final = 5
-"""Of each segment; one more says where the last one ends."""
+"""First token of each segment; one more entry for the end of the last."""
 ROWS: Final = 6
-"""Of each segment: its slot."""
+"""Slot of each segment."""
 LOGITS_ROWS: Final = 7
 LOGITS_TOKENS: Final = 8
 LOGITS: Final = 9
 LONG_ROPES: Final = 10
-"""Of each token: whether LongRoPE's long factors rotate it."""
+"""1 for each token that LongRoPE's long factors rotate, else 0."""
 PREFILLING: Final = 11
 BLOCKS: Final = 12
-"""Of queries: at most QUERY_TOKENS tokens of one segment."""
+"""Number of query blocks: at most QUERY_TOKENS tokens of one segment each."""
 BLOCK_FIRSTS: Final = 13
 BLOCK_TOKENS: Final = 14
 SPLITS: Final = 15
-"""Into how many parts the keys are divided, each for another thread."""
+"""Number of parts of a long context's keys, each read by one thread."""
 SCRATCH: Final = 16
 SCRATCH_BYTES: Final = 17
 GROUPS: Final = 18

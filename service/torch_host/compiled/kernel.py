@@ -15,7 +15,7 @@ from service.torch_host.compiled.codegen.debug_mode import DEBUG, MEMORY, Addres
 from service.torch_host.compiled.codegen.scalars import FAST
 from service.torch_host.compiled.uncompilable import Uncompilable
 
-#: What every kernel is told beside its operands.
+#: Parameters of every kernel before its operands.
 _CONTEXT: Final = ("batch_head", "thread", "threads")
 
 
@@ -70,7 +70,7 @@ class Kernel:
 
     @property
     def address(self) -> int:
-        """Where its machine code is, 0 in debug mode.
+        """Address of the machine code, 0 in debug mode.
 
         Raises Uncompilable if numba does not compile it.
         """

@@ -32,11 +32,11 @@ class Program:
         stored: Iterable[Matrix] | None = None,
     ) -> None:
         self.kind = kind
-        """Of keys and values, and of what enters a matrix product."""
+        """Format of keys and values, and of operands of matrix products."""
         self.matrices = kind if matrices is None else matrices
-        """Of the matrices that bear another kind."""
+        """Format of the matrices that may be quantized."""
         self.embeddings = self.matrices.embeddings or self.matrices
-        """Of the tokens' embeddings and of what logits are made with: never fewer than 8 bits."""
+        """Format of embeddings and of the matrix of the logits: never fewer than 8 bits."""
         self.packed: list[Matrix] = []
         """All matrices, in the order in which they were packed."""
         self._stored = None if stored is None else iter(stored)
@@ -51,7 +51,7 @@ class Program:
         self._operands: list[list[int]] = []
         self._scratch_bytes = 0
         self.weights_bytes = 0
-        """Of everything that is held."""
+        """Bytes of all held tensors."""
         self._instructions: Instructions | None = None
 
     def __repr__(self) -> str:
@@ -61,7 +61,7 @@ class Program:
     def buffer(
         self, name: str, width: int, *, element_bytes: int = 4, rows_per_token: int = 1
     ) -> Buffer:
-        """Room for rows of each token; the same room each time it is asked for by the same name."""
+        """Buffer with rows for each token; the same name and shape give the same buffer."""
         key = (name, width, element_bytes, rows_per_token)
         if key not in self._buffers:
             stride = aligned(width * element_bytes)
@@ -70,13 +70,13 @@ class Program:
         return self._buffers[key][0]
 
     def operand_buffer(self, name: str, width: int, *, rows_per_token: int = 1) -> Buffer:
-        """Room for what enters a matrix product."""
+        """Buffer for an operand of a matrix product."""
         return self.buffer(
             name, width, element_bytes=self.kind.bytes, rows_per_token=rows_per_token
         )
 
     def scratch(self, size_bytes: int) -> None:
-        """See to it that every thread has this much room of its own."""
+        """Reserve at least this much scratch memory for every thread."""
         self._scratch_bytes = max(self._scratch_bytes, aligned(size_bytes))
 
     def hold(self, tensor: torch.Tensor) -> int:

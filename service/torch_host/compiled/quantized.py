@@ -1,4 +1,4 @@
-"""Matrices as unsigned whole numbers with scales: how weights become codes, and what codes mean."""
+"""Matrices as unsigned whole numbers with scales: rounding to codes, and back."""
 
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -38,7 +38,7 @@ class Groups(NamedTuple):
     """4 or 8."""
 
     def values(self) -> torch.Tensor:
-        """What the codes stand for, float32 (outputs, inputs)."""
+        """Dequantized values, float32 (outputs, inputs)."""
         codes = _in_groups(self.codes.float())
         return (codes * self.scales.float()[..., None] + self.minima.float()[..., None]).flatten(1)
 
@@ -111,11 +111,11 @@ def _in_groups(values: torch.Tensor) -> torch.Tensor:
 
 
 def attach(weight: torch.Tensor, read: Callable[[], Groups]) -> None:
-    """Say that a weight has groups of its own, which a program keeps instead of its values."""
+    """Attach groups to a weight, which a program packs instead of its values."""
     setattr(weight, _ATTRIBUTE, read)
 
 
 def attached(weight: torch.Tensor) -> Callable[[], Groups] | None:
-    """What was attached to a weight."""
+    """The reader of groups that was attached to a weight, None if there is none."""
     read: Callable[[], Groups] | None = getattr(weight, _ATTRIBUTE, None)
     return read

@@ -1,4 +1,4 @@
-"""What a compiled model remembers of its sequences: growing keys and values, constant states."""
+"""State of a compiled model's sequences: growing keys and values, constant recurrent states."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -50,7 +50,7 @@ class KeyValues:
         """Most tokens that a slot's sequence can reach, where that is known."""
 
     def reserve(self, slot: int, length_tokens: int, new_tokens: int) -> None:
-        """See to it that a slot which holds `length_tokens` has room for more."""
+        """Grow a slot's buffer if `new_tokens` do not fit behind its `length_tokens`."""
         end = length_tokens + new_tokens
         if end - self.dropped[slot] <= self.capacities[slot]:
             return
@@ -147,7 +147,7 @@ class Slots:
     def attention(
         self, queries: int, keys: int, size: int, *, window_tokens: int | None = None
     ) -> Heads:
-        """Room for one more attention layer."""
+        """Add an attention layer to its group of layers."""
         window = window_tokens or 0
         shape = (keys, size, window)
         shapes = [(group.heads, group.size, group.window_tokens) for group in self._groups]
@@ -228,12 +228,12 @@ class Slots:
 
     @property
     def has_attention(self) -> bool:
-        """Whether any layer holds keys and values."""
+        """True if any layer holds keys and values."""
         return bool(self._groups)
 
     @property
     def taken(self) -> int:
-        """How many slots are taken."""
+        """Number of slots in use."""
         return len(self._taken)
 
     @property

@@ -26,12 +26,12 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class _Blocks(NamedTuple):
-    """How the 32 values of a block are stored."""
+    """Layout of a block of 32 values."""
 
     code_bits: int
-    """Of the groups that they become."""
+    """Bits of a code in the groups that blocks become."""
     bits: int
-    """Of a value."""
+    """Bits of a stored value."""
     zero: int
     """The code that stands for 0 if there is no minimum."""
     minimum: bool = False
@@ -47,7 +47,7 @@ _TYPES: Final = {
 
 
 def attach_blocks(network: PreTrainedModel, path: Path) -> None:
-    """Give a network's weights the blocks that they were converted from.
+    """Attach the blocks of a GGUF file to the weights that were converted from them.
 
     Weights of other types stay as they were converted; the log names the types.
 
@@ -85,7 +85,7 @@ def _read(data: Bytes, info: TensorInfo, name: str, config: Mapping[str, Any]) -
 
 
 def blocks_to_groups(raw: Bytes, shape: tuple[int, ...], kind: GGMLQuantizationType) -> Groups:
-    """The blocks of a matrix, with nothing rounded.
+    """Convert a matrix's blocks to groups without rounding.
 
     Raises CorruptFile if a scale is too large for its type.
     """

@@ -1,4 +1,4 @@
-"""A program's packed matrices in a safetensors file, with what else of its network has values."""
+"""A program's packed matrices in a safetensors file, with the other tensors of its network."""
 
 import hashlib
 import json
@@ -28,11 +28,11 @@ _STREAM, _SCALES, _NETWORK = "stream.", "scales.", "network."
 
 
 class Damaged(ValueError):
-    """A file that is not what was written."""
+    """A file that was damaged after it was written."""
 
 
 class PackedWeights(NamedTuple):
-    """What is in a file."""
+    """Content of a file."""
 
     matrices: Sequence[Matrix]
     network: Mapping[str, torch.Tensor]
@@ -98,7 +98,7 @@ def _header(
 
 
 def _pieces(file: BinaryIO, storage: torch.Tensor) -> Iterator[memoryview]:
-    """Fill memory from a file, and show each piece that was read."""
+    """Fill memory from a file; yield each piece after it was read."""
     view = memoryview(storage.numpy().data)
     for first in range(0, len(view), _CHUNK_BYTES):
         piece = view[first : first + _CHUNK_BYTES]
@@ -110,7 +110,7 @@ def _pieces(file: BinaryIO, storage: torch.Tensor) -> Iterator[memoryview]:
 def _format(code: int) -> Format:
     kind = format_of(code)
     if kind is None:
-        raise Damaged(f"a matrix has a format of no meaning here: {code}")
+        raise Damaged(f"unknown matrix format {code}")
     return kind
 
 

@@ -43,7 +43,7 @@ def assemble_gemma3(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transf
 
 
 def _weight(norm: Any) -> torch.Tensor:  # noqa: ANN401 - a transformers module
-    """What a norm multiplies with: it keeps the difference from one."""
+    """Weight of a norm, which stores its difference from one."""
     weight: torch.Tensor = norm.weight.float() + 1
     return weight
 

@@ -43,7 +43,7 @@ def assemble_qwen3_next(network: Any, a: Assembly) -> None:  # noqa: ANN401 - tr
 
 
 def _weight(norm: Any) -> torch.Tensor:  # noqa: ANN401
-    """What a norm multiplies with: it keeps the difference from one."""
+    """Weight of a norm, which stores its difference from one."""
     weight: torch.Tensor = norm.weight.float() + 1
     return weight
 

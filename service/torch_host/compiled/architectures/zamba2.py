@@ -79,7 +79,7 @@ def _used(
     angles: Buffer | None,
     use: int,
 ) -> Buffer:
-    """What a block makes of the stream and the embeddings with the adapters of one use, float32."""
+    """Output of a block for the stream and the embeddings, with one use's adapters; float32."""
     config, attention, mlp = a.config, shared.self_attn, shared.feed_forward
     heads = heads_of(a, attention)
     x = a.normed(shared.input_layernorm.weight, config.rms_norm_eps, x=both)

@@ -141,6 +141,6 @@ class Assembly:
 
 
 def free(*layers: torch.nn.Module) -> None:
-    """Let go of layers' weights, which a program now holds in its own order."""
+    """Free layers' weights, which a program now holds in its own order."""
     for layer in layers:
         layer.weight = torch.nn.Parameter(torch.empty(0), requires_grad=False)

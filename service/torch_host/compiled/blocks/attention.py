@@ -45,7 +45,7 @@ def add_attention(
 
 
 def heads_of(a: Assembly, attention: Any, *, window_tokens: int | None = None) -> Heads:  # noqa: ANN401
-    """Room for the keys and values of a layer with as many heads as the config says."""
+    """Heads of a layer as the config says, with a place for its keys and values."""
     config = a.config
     return a.slots.attention(
         config.num_attention_heads,

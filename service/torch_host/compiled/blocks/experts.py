@@ -29,9 +29,9 @@ def add_experts(
     inputs: Buffer | None = None,
     scale: float = 1.0,
 ) -> None:
-    """Add what the experts of each token make of `x` to the stream.
+    """Add the weighted outputs of each token's experts to the stream.
 
-    Operands as those of `mixed_experts`; `scale` is what the result is multiplied with.
+    Operands as those of `mixed_experts`; the result is multiplied by `scale`.
     """
     outputs = _outputs(a, x, router, experts, routing, function, inputs)
     combine(a.program, *outputs, a.stream, add=True, scale=scale)
@@ -47,7 +47,7 @@ def mixed_experts(
     *,
     inputs: Buffer | None = None,
 ) -> Buffer:
-    """What the experts of each token make of `x`, an operand of another product.
+    """Weighted outputs of each token's experts: an operand of another product.
 
     `router` has a weight (experts, width), `experts` has `gate_up_proj` (experts, 2 * hidden,
     width) or, without gates, `up_proj` (experts, hidden, width), and `down_proj` (experts, width,

@@ -14,7 +14,7 @@ from service.torch_host.compiled.uncompilable import Uncompilable
 
 
 class Multipliers(NamedTuple):
-    """What Falcon-H1 multiplies the parts of a mixer with."""
+    """Factors of the parts of a mixer (Falcon-H1)."""
 
     inputs: float = 1.0
     gate: float = 1.0
@@ -35,7 +35,7 @@ def add_mamba2(
     multipliers: Multipliers = _PLAIN,
     scale: float = 1.0,
 ) -> None:
-    """Add what a mixer makes of `x`, times `scale`, to the stream.
+    """Add a mixer's output for `x`, times `scale`, to the stream.
 
     Multipliers of the parts go where they cost nothing: into the convolution's float32 weights, the
     gate and the time step.

@@ -28,12 +28,12 @@ def target_features() -> frozenset[str]:
 
 
 def has_bf16_dot() -> bool:
-    """Whether the target multiplies pairs of bfloat16 (AVX512-BF16)."""
+    """True if the target has dot products of bfloat16 pairs (AVX512-BF16)."""
     return "avx512bf16" in target_features()
 
 
 def has_int8_dot() -> bool:
-    """Whether the target multiplies fours of 8-bit numbers (AVX512-VNNI)."""
+    """True if the target has dot products of four 8-bit numbers (AVX512-VNNI)."""
     return "avx512vnni" in target_features()
 
 

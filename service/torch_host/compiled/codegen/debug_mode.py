@@ -33,7 +33,7 @@ class Address(int):
 
     origin: str
     base: int
-    """What the operand pointed to before anything was added."""
+    """Value of the operand before anything was added."""
 
     @classmethod
     def of(cls, value: int, origin: str, base: int | None = None) -> "Address":

@@ -44,7 +44,7 @@ def plus(builder: Any, address: Any, stride: Any, times: Any) -> Any:
 
 
 def load(builder: Any, address: Any, kind: ir.Type = FLOATS) -> Any:
-    """What lies at an address, which need not be aligned to more than four bytes."""
+    """Load from an address, aligned to at least four bytes."""
     return builder.load(builder.inttoptr(address, kind.as_pointer()), align=4)
 
 
@@ -54,7 +54,7 @@ def store(builder: Any, value: Any, address: Any, *, align: int = 4) -> None:
 
 
 def splat(builder: Any, value: Any) -> Any:
-    """One number in every lane."""
+    """Broadcast a number to every lane."""
     kind = ir.VectorType(value.type, LANES)
     undefined = ir.Constant(kind, ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(I32, 0))
@@ -62,7 +62,7 @@ def splat(builder: Any, value: Any) -> Any:
 
 
 def spread(builder: Any, address: Any, kind: ir.Type = F32) -> Any:
-    """The number at an address, in every lane."""
+    """Load a number and broadcast it to every lane."""
     return splat(builder, load(builder, address, kind))
 
 

@@ -1,4 +1,4 @@
-"""What kernels are made of: typed memory, bfloat16 and an exponential that becomes vectors.
+"""Scalar building blocks of kernels: typed memory, bfloat16, a vectorizable exponential.
 
 Kernels are compiled by numba, which has no bfloat16 and no pointers; LLVM, which numba drives, has
 both.

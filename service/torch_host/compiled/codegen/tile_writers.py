@@ -1,4 +1,4 @@
-"""How a tile is written as LLVM code: sums in registers over the steps of its columns.
+"""Writers of a tile's LLVM code: sums in registers over the steps of its columns.
 
 A step is 64 bytes of each column panel: 32 bits a lane. What they hold is the tile's kind.
 """
@@ -54,7 +54,7 @@ class Tile(ABC):
     """Writes the code of a tile with `rows` by `panels` sums of 16 lanes."""
 
     scaled: ClassVar[bool] = False
-    """Whether each column has a scale."""
+    """True if each column has a scale."""
 
     def __init__(self, rows: int, panels: int) -> None:
         self.rows = rows
@@ -114,14 +114,14 @@ class Tile(ABC):
         """Loop over the steps; vectors of float32 sums by row and panel."""
 
     def _factors(self, builder: Any, scales: Any, scale: Any) -> Any:  # noqa: ARG002
-        """What each panel's sums are multiplied with."""
+        """Factors of each panel's sums."""
         return [scale] * self.panels
 
     def _by_row(self, sums: Any) -> Any:
         return [sums[row * self.panels :][: self.panels] for row in range(self.rows)]
 
     def _here(self, builder: Any, panels: Any, step_stride: Any, step: Any) -> list[Any]:
-        """Where the panels are at a step, fetched ahead if memory is what there is to wait for."""
+        """Addresses of the panels at a step; prefetched for few rows, which wait for memory."""
         addresses = [plus(builder, panel, step_stride, step) for panel in panels]
         if self.rows <= 4:
             for address in addresses:

@@ -1,4 +1,4 @@
-"""What makes up a storage format, and a matrix in one."""
+"""A storage format of matrices, and a matrix stored in it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ class Stream(NamedTuple):
 
 
 class Format(Struct, frozen=True, eq=False, kw_only=True):
-    """How the elements of a matrix are stored, and everything that depends on it."""
+    """A storage format of a matrix's elements, and every function that depends on it."""
 
     name: str
     code: int

@@ -79,4 +79,4 @@ multiply_floats = _chain(_or_tile, FORMATS[:2])
 multiply = _chain(_or_tile, FORMATS[2:], multiply_floats)
 """Tiles of operands of any format, for any number of rows and panels."""
 read_row = _chain(_or_row, FORMATS)
-"""One row of a packed matrix as float32."""
+"""Reader of one row of a packed matrix, as float32."""

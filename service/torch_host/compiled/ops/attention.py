@@ -65,7 +65,7 @@ class Heads(NamedTuple):
 
     @property
     def field(self) -> int:
-        """Where the batch's head describes the group."""
+        """Index of the group's fields in the batch's head."""
         return batch.GROUPS + 3 * self.group
 
 
@@ -483,7 +483,7 @@ def _combine(
 def attention(
     program: Program, queries: Buffer, heads: Heads, *, gates: Buffer | None = None
 ) -> Buffer:
-    """What each query's softmax mixes of its values: operand (tokens, query heads * head size).
+    """Softmax attention of each query: an operand (tokens, query heads * head size).
 
     `gates` are (tokens, query heads * head size), whose logistic function opens the result.
     """

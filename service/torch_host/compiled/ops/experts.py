@@ -32,7 +32,7 @@ from service.torch_host.compiled.uncompilable import Uncompilable
 
 
 class Scoring(IntEnum):
-    """How a router's logits become choices and their weights."""
+    """Rule by which a router's logits become chosen experts and their weights."""
 
     SOFTMAX = 0
     """The largest logits; their weights are those of a softmax over all experts."""
@@ -45,25 +45,25 @@ class Scoring(IntEnum):
 
 
 class Routing(NamedTuple):
-    """How the tokens of a layer are divided among its experts."""
+    """Routing of a layer's tokens to its experts."""
 
     experts: int
     top_k: int
     scoring: Scoring = Scoring.SOFTMAX
     normalized: bool = False
-    """Whether a token's weights are divided by their sum: of a softmax, a softmax of the chosen."""
+    """Divide a token's weights by their sum: a softmax over the chosen experts alone."""
     scale: float = 1.0
-    """Of the weights, after that."""
+    """Factor of the weights, after normalization."""
     groups: int = 1
     top_groups: int = 1
     correction: torch.Tensor | None = None
     """Added to the scores (experts,) for the choice only."""
     jitter: float = 0.0
-    """Of SPARSE_MIXER: logits within twice this of the largest, relatively, are nearly as large."""
+    """SPARSE_MIXER: logits within twice this of the largest, relatively, are nearly as large."""
 
 
 class Routed(NamedTuple):
-    """Where a batch's tokens go: buffers of one row a token, and the experts' first rows."""
+    """Routed tokens of a batch: buffers of one row a token, and the experts' first rows."""
 
     routing: Routing
     choices: Buffer

@@ -30,7 +30,7 @@ class Norms(NamedTuple):
 
 
 class Selected(NamedTuple):
-    """What a token selects of its scan."""
+    """Per-token parameters of a scan."""
 
     delta: Buffer
     """The operand whose product is delta, before its bias: (tokens, rank rounded up to pairs)."""

@@ -121,7 +121,7 @@ def _softplus(value):
 
 @njit(fastmath=FAST, error_model="numpy")
 def _time_steps(dt, stride, count, scale, bias, rate, low, high, steps, decays):
-    """Of one head: how far each token advances time, and what that leaves of the state."""
+    """Time steps of one head's tokens, and the factors by which they let its state decay."""
     step, decay = float32s(steps), float32s(decays)
     for i in range(count):
         step[i] = float32s(dt + i * stride)[0]
@@ -134,7 +134,7 @@ def _time_steps(dt, stride, count, scale, bias, rate, low, high, steps, decays):
 
 @njit(fastmath=FAST)
 def _advance(state, rows, row_bytes, steps, step, decay, x, b, c, skip, out, inputs, alone):
-    """One token's step of some rows of a head."""
+    """Advance some rows of a head by one token."""
     source, target, added = float32s(x), float32s(out), float32s(inputs)
     for i in range(rows):
         added[i] = source[i] * step
