@@ -1,4 +1,4 @@
-"""When requests are sent, as offsets in seconds: pure and seeded."""
+"""Arrival times as offsets in seconds: pure and seeded."""
 
 from itertools import accumulate
 from random import Random

@@ -12,7 +12,7 @@ from loadtest.errors import LoadTestError
 
 
 class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One turn."""
+    """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant"]
     content: Annotated[str, Meta(min_length=1)]
@@ -26,7 +26,7 @@ class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def load_prompts(name: str, beside: Path) -> tuple[Prompt, ...]:
-    """A set that ships, by its name, or a file relative to the folder *beside*.
+    """Load a shipped set by its name, or a file relative to the folder *beside*.
 
     Raises:
         LoadTestError: There is no such set, or a line of it is wrong.

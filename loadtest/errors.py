@@ -1,5 +1,5 @@
-"""What ends a load test before it has a result."""
+"""Errors that end a load test before it has a result."""
 
 
 class LoadTestError(Exception):
-    """The plan, its prompts or the service at the address are not as needed; says what to do."""
+    """The plan, its prompts or the service cannot be used; the message says what to do."""

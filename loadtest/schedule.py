@@ -1,4 +1,4 @@
-"""Who is sent what and when: the same prompts at the same offsets for every model, in blocks.
+"""Schedule of a test: the same prompts at the same offsets for every model, block by block.
 
 Within a block the models take turns in an order drawn anew, so that a machine that slows down
 or warms up during the test favours none of them.
@@ -13,14 +13,14 @@ from loadtest.plan import Plan
 
 
 class Send(Struct, frozen=True, kw_only=True):
-    """One request to be sent."""
+    """One planned request."""
 
     number: int
-    """Counts all requests of the test, from 0."""
+    """Index among all requests of the test."""
     prompt: int
     """Index into the prompts."""
     offset_s: float
-    """After the begin of its turn."""
+    """From the start of its turn."""
 
 
 class Turn(Struct, frozen=True, kw_only=True):
@@ -32,7 +32,7 @@ class Turn(Struct, frozen=True, kw_only=True):
 
     @property
     def duration_s(self) -> float:
-        """From the begin of the turn to its last request."""
+        """From the start of the turn to its last request."""
         return self.sends[-1].offset_s
 
 

@@ -114,7 +114,7 @@ def read_entry(file: Path) -> CatalogEntry:
 
 
 def _explained(error: msgspec.ValidationError) -> str:
-    """What is wrong and what to do, from msgspec's message (it ends in the key's path: `$.id`)."""
+    """Explain a message of msgspec, which ends in the key's path (`$.id`), and name the fix."""
     message = str(error)
     if "unknown field" in message:
         return (
@@ -126,7 +126,7 @@ def _explained(error: msgspec.ValidationError) -> str:
 
 
 def _known_keys(message: str) -> tuple[str, ...]:
-    """The keys allowed where an unknown one was found."""
+    """Keys that are allowed where an unknown one was found."""
     if "$.variants" in message:
         return Variant.__struct_fields__
     if "$.remote" in message:

@@ -1,4 +1,4 @@
-"""What can go wrong in the registry, in one tree.
+"""Errors of the registry, in one tree.
 
     RegistryError
     ├── CatalogError              a catalogue file is wrong: names file, key and fix

@@ -1,4 +1,4 @@
-"""What a model is: frozen values, no I/O."""
+"""Model specifications: frozen values, no I/O."""
 
 from typing import Annotated, Any, Literal
 
@@ -62,7 +62,7 @@ class Variant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Another way to hold the same weights, addressed as `model:variant`."""
 
     engine: EngineKind | None = None
-    """What serves it; None keeps the model's own."""
+    """Engine that serves it; None keeps the model's own."""
     dtype: Dtype | None = None
     """Element type of weights; None keeps the model's own."""
     quantization: Quantization | None = None
@@ -140,7 +140,7 @@ class ResolvedModel(Struct, frozen=True, kw_only=True):
 
     @property
     def engine(self) -> EngineKind:
-        """What serves it."""
+        """Engine that serves it."""
         return self._chosen.engine or self.spec.engine
 
     @property

@@ -68,7 +68,7 @@ class ModelSummary(Struct, frozen=True, kw_only=True):
 
 
 class ClientSummary(Struct, frozen=True, kw_only=True):
-    """How the load test itself fared."""
+    """Lag and CPU time of the load test itself."""
 
     send_lag_ms: Quantiles
     """Dispatched − planned, over all requests."""

@@ -46,7 +46,7 @@ class Exchange(Struct, frozen=True, kw_only=True, tag="exchange"):
 
 
 class Vitals(Struct, frozen=True, kw_only=True, tag="vitals"):
-    """How the measuring process itself fared."""
+    """CPU time and loop lag of the measuring process."""
 
     cpu_ns: int
     """CPU time since the process began."""

@@ -1,4 +1,4 @@
-"""From a Hugging Face `config.json` to a layer mix: which layers hold which state, how big."""
+"""Layer mixes from Hugging Face `config.json` files: layers, their state and their sizes."""
 
 from model_registry.architecture.layers import Attention, Layer, LayerKind, LayerMix, Recurrent
 from model_registry.architecture.readers import MODEL_TYPES, read_layers

@@ -14,21 +14,21 @@ key-value cache of its own; `mlp`: no state at all."""
 
 
 class Attention(Struct, frozen=True, kw_only=True):
-    """What one attention layer keeps of each token: a key and a value for each key-value head."""
+    """Key-value cache of one attention layer: a key and a value a token and key-value head."""
 
     key_value_heads: int
     head_dim: int
     window_tokens: int | None = None
-    """A query sees this many tokens, itself among them; None: all."""
+    """Sliding window, the query's own token included; None: the whole context."""
 
     @property
     def elements_per_token(self) -> int:
-        """Numbers kept of one token: keys and values."""
+        """Elements cached for one token: keys and values."""
         return 2 * self.key_value_heads * self.head_dim
 
 
 class Recurrent(Struct, frozen=True, kw_only=True):
-    """What one recurrent or convolution layer keeps, however long the sequence is."""
+    """State of one recurrent or convolution layer, constant in the sequence length."""
 
     conv_channels: int
     conv_columns: int
@@ -65,7 +65,7 @@ class LayerMix(Struct, frozen=True, kw_only=True):
         return self.shared_parameters + sum(layer.parameters for layer in self.layers)
 
     def counts(self) -> dict[LayerKind, int]:
-        """How many layers have each kind; kinds that do not occur are left out."""
+        """Number of layers of each kind that occurs."""
         return dict(Counter(kind for layer in self.layers for kind in layer.kinds))
 
     @property

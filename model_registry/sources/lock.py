@@ -111,7 +111,7 @@ def write_lock(path: Path, lock: Lock) -> None:
 
 
 def untouched(folder: Path, locked: Mapping[str, LockedFile]) -> bool:
-    """Whether all files have the size and time that they had when they were hashed."""
+    """True if every file still has the size and time that it was hashed with."""
     for name, was in locked.items():
         try:
             stat = (folder / name).stat()

@@ -1,4 +1,4 @@
-"""Packed weights of a quantized variant: where they lie, and what they were made of."""
+"""Packed weights of a quantized variant: their folder, and the lock that names their origin."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ class PackedLock(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     model: str
     variant: str
     weights_sha256: Sha256
-    """Of the weights that they were made of."""
+    """Of the weights that they were packed from."""
     dtype: Dtype
     quantization: Quantization
     format: int = PACKED_FORMAT
@@ -42,7 +42,7 @@ class PackedLock(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         )
 
     def made_of(self, resolved: ResolvedModel) -> bool:
-        """Whether the packed weights are those of the variant as it is now."""
+        """True if the packed weights match the variant as it is now."""
         return (self.weights_sha256, self.dtype, self.quantization, self.format) == (
             resolved.weights_sha256,
             resolved.dtype,
@@ -52,7 +52,7 @@ class PackedLock(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def packed_folder(models_dir: Path, model: str, variant: str | None) -> Path:
-    """Where a variant's packed weights lie, also while there are none."""
+    """Folder of a variant's packed weights, existing or not."""
     assert variant is not None
     return models_dir.absolute() / model / "variants" / variant
 

@@ -1,4 +1,4 @@
-"""How a pull tells what it is doing."""
+"""Progress of a pull."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -10,7 +10,7 @@ class PullProgress(Struct, frozen=True, kw_only=True):
     """One step of a pull; `done_bytes` grows over the steps of one `stage` and `file`."""
 
     stage: Literal["note", "download", "convert", "verify"]
-    """`note` carries a sentence for the person only: a source that could not be had, say."""
+    """`note` carries a message for the operator only, such as why a source failed."""
     file: str = ""
     done_bytes: int = 0
     total_bytes: int | None = None

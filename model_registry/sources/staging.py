@@ -1,4 +1,4 @@
-"""Where a pull writes until it is whole: a folder of its own, renamed into place at the end."""
+"""Staging folder of a pull, renamed into place when it is complete."""
 
 import contextlib
 import fcntl
@@ -28,7 +28,7 @@ def staging(models_dir: Path, model: str, *, doing: str = "pulled") -> Iterator[
 
 
 def publish(folder: Path, target: Path, staging_folder: Path) -> None:
-    """Move a finished folder into place and drop the staging folder; an older model gives way."""
+    """Move a finished folder into place, replacing an older model, and drop the staging folder."""
     for path in folder.iterdir():
         path.chmod(0o644)
     old = staging_folder / "old"

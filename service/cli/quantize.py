@@ -1,6 +1,6 @@
-"""`triptych quantize`: write a variant packed once, so that its loads are quick and small.
+"""`triptych quantize`: pack a variant's weights to disk, so that its loads are fast and small.
 
-The work is done by a process with torch; this one stages what it writes, and renames at the end.
+A process with torch does the work; this one stages its output and renames it at the end.
 """
 
 import shutil
@@ -43,9 +43,9 @@ _DOING = {"weights": "read weights", "quantize": "round and pack", "verify": "lo
     "quantization",
     type=click.Choice(["int8", "int4", "gguf"]),
     required=True,
-    help="What the weights become.",
+    help="Quantization to pack.",
 )
-@click.option("--force", is_flag=True, help="Write anew what is already there.")
+@click.option("--force", is_flag=True, help="Replace packed weights that exist.")
 @catalog_options
 def quantize(place: CatalogPlace, model: str, quantization: str, *, force: bool) -> None:
     """Write a variant of MODEL to disk, packed as the torch engine computes with it.
@@ -90,7 +90,7 @@ def _variant(spec: ModelSpec, quantization: str, named: str | None) -> str:
 
 
 def _whole(resolved: ResolvedModel, folder: Path) -> bool:
-    """Whether the variant is there, of the weights of today and undamaged."""
+    """True if packed weights exist, match the current weights, and are undamaged."""
     try:
         lock = read_packed_lock(folder)
         return (
@@ -103,7 +103,7 @@ def _whole(resolved: ResolvedModel, folder: Path) -> bool:
 
 
 def _quantize(resolved: ResolvedModel, folder: Path, data_dir: Path) -> None:
-    """Fill a folder with packed weights and their lock."""
+    """Write packed weights and their lock into a folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _run(resolved, folder / PACKED_NAME, data_dir)
@@ -112,7 +112,7 @@ def _quantize(resolved: ResolvedModel, folder: Path, data_dir: Path) -> None:
 
 
 def _run(resolved: ResolvedModel, file: Path, data_dir: Path) -> None:
-    """Let a process write the file, and show how far it is."""
+    """Run the packing process and show its progress."""
     command = [sys.executable, "-m", "service.torch_host.quantize", str(file)]
     with (
         tempfile.TemporaryFile() as errors,

@@ -1,4 +1,4 @@
-"""`triptych serve`: load the settings, listen, and say what is hosted."""
+"""`triptych serve`: load settings, listen, serve, and print what is loaded."""
 
 import asyncio
 import sys
@@ -19,7 +19,7 @@ from service.server import serve as serve_http
 from service.settings import Settings, load_settings
 from service.telemetry.log import configure_logging
 
-#: How often the start looks whether its models are loaded, in seconds.
+#: Polling interval while the first models load.
 LOOK_S = 0.1
 
 DEFAULTS = Settings()
@@ -28,20 +28,22 @@ DEFAULTS = Settings()
 @click.command()
 @click.option("--host", help=f"Address to listen on. [default: {DEFAULTS.host}]")
 @click.option("--port", type=int, help=f"Port; 0 picks a free one. [default: {DEFAULTS.port}]")
-@click.option("--data-dir", help=f"Records and pulled models. [default: {DEFAULTS.data_dir}]")
-@click.option("--models", multiple=True, help="A folder with catalogue files; may be repeated.")
+@click.option(
+    "--data-dir", help=f"Folder for records and pulled models. [default: {DEFAULTS.data_dir}]"
+)
+@click.option("--models", multiple=True, help="Folder with catalogue files; may be repeated.")
 @click.option(
     "--preload",
     multiple=True,
-    help="A model to load at start; may be repeated, `none` loads nothing. "
+    help="Model to load at startup; may be repeated; `none` loads nothing. "
     "[default: the reference models]",
 )
 @click.option(
     "--memory-budget",
-    help="Memory for models and their requests, such as 8GiB; `auto` takes 80 % of what is free. "
+    help="Memory for models and their requests, such as 8GiB; `auto` takes 80 % of free memory. "
     f"[default: {DEFAULTS.memory_budget}]",
 )
-@click.option("--config", type=click.Path(path_type=Path), help="A TOML file with settings.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings.")
 def serve(config: Path | None, **options: Any) -> None:  # noqa: ANN401 (click's values)
     """Serve models on an OpenAI-compatible address until Ctrl-C."""
     try:
@@ -56,7 +58,7 @@ def serve(config: Path | None, **options: Any) -> None:  # noqa: ANN401 (click's
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given, as settings."""
+    """Options given on the command line, as settings."""
     given = {name: value for name, value in options.items() if value not in (None, ())}
     if given.get("preload") == ("none",):
         given["preload"] = ()
@@ -87,7 +89,7 @@ async def _serve(application: Application, bound: Any) -> None:  # noqa: ANN401 
 
 
 async def _show_loading(application: Application, console: Console) -> None:
-    """Say what loads, and then what each model is and holds."""
+    """Print the models that load, then their status and memory."""
     names = application.settings.preload
     if not names:
         console.print("Models are loaded when they are asked for.")

@@ -1,4 +1,4 @@
-"""`triptych models`: what the catalogue holds, how big it is, and bringing it here."""
+"""`triptych models`: list, show, pull, check and size the models of the catalogue."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from service.cli.models.memory_table import MemoryReport, read_contexts
 from service.cli.models.view import card, check_entry, described, listing
 from service.core.errors import ConfigError
 
-#: Tables are this wide where there is no terminal to fill.
+#: Width of tables where stdout is not a terminal.
 PIPE_WIDTH = 150
 
 
@@ -25,10 +25,10 @@ class CommandFailed(click.ClickException):
 
 
 class _OneLineErrors(click.Group):
-    """A group whose commands end with one line when the registry or the settings refuse."""
+    """A group whose commands turn errors of registry and settings into one line."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command; turn what it may refuse into a message."""
+        """Run the command; raise its errors as one-line messages."""
         try:
             return super().invoke(ctx)
         except (RegistryError, ConfigError) as error:
@@ -48,7 +48,7 @@ def models() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @catalog_options
 def list_models(place: CatalogPlace, *, as_json: bool) -> None:
-    """All models, with family, size, context and whether they are on this machine."""
+    """List all models with family, size, context, and whether they are pulled."""
     entries = list(place.catalog().entries.values())
     if as_json:
         click.echo(json.dumps({"data": [described(place, entry) for entry in entries]}, indent=2))
@@ -61,7 +61,7 @@ def list_models(place: CatalogPlace, *, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @catalog_options
 def show(place: CatalogPlace, model: str, *, as_json: bool) -> None:
-    """One model: layers, sources, variants, licence and its folder here."""
+    """Show one model: layers, sources, variants, licence and local folder."""
     entry, _ = place.catalog().find(model)
     if as_json:
         click.echo(json.dumps(described(place, entry), indent=2))
@@ -74,11 +74,11 @@ def show(place: CatalogPlace, model: str, *, as_json: bool) -> None:
 @click.option(
     "--source",
     type=click.Choice(["hub", "wheel", "gguf", "folder"]),
-    help="Use only this kind of source; by default the first that can be had.",
+    help="Kind of source to use.  [default: the first that works]",
 )
 @catalog_options
 def pull(place: CatalogPlace, model_ids: tuple[str, ...], source: str | None) -> None:
-    """Bring models here; go on where an earlier pull was interrupted."""
+    """Download models, or resume an interrupted pull."""
     from model_registry.sources.pull import pull as pull_model
     from service.cli.models.pull_view import PullView
 
@@ -112,7 +112,7 @@ def check(place: CatalogPlace) -> None:
 
 
 def _catalog_problems(place: CatalogPlace) -> list[str]:
-    """What is wrong with each catalogue file, not only with the first."""
+    """Problems of all catalogue files, not only of the first."""
     problems = []
     for folder in (SHIPPED_MODELS, *place.folders):
         for file in sorted(folder.glob("*.toml")):
@@ -135,20 +135,20 @@ def _catalog_problems(place: CatalogPlace) -> list[str]:
     "contexts",
     default="1k,8k,32k,128k",
     show_default=True,
-    help="Lengths in tokens, with commas; k is 1024.",
+    help="Context lengths in tokens, comma-separated; k is 1024.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Draw a chart into a .png or .html file.",
+    help="Write a chart as .png or .html.",
 )
 @catalog_options
 def memory(
     place: CatalogPlace, names: tuple[str, ...], contexts: str, plot: Path | None, *, as_json: bool
 ) -> None:
-    """Predicted bytes of weights and of one sequence's state; needs no weights.
+    """Predict bytes of weights and of one sequence's state; needs no weights.
 
     MODEL is an id of the catalogue, or id:variant.
     """

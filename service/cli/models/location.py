@@ -1,4 +1,4 @@
-"""Where the `triptych models` commands look: catalogue folders and the folder of pulled models."""
+"""Catalogue folders and the folder of pulled models, as the commands are given them."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -49,7 +49,7 @@ class CatalogPlace(Struct, frozen=True, kw_only=True):
 
 
 def catalog_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command `--models`, `--data-dir` and `--config`, and hand it the place they name."""
+    """Give a command `--models`, `--data-dir` and `--config`, and pass it the place they name."""
 
     @click.option(
         "--models",

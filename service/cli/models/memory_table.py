@@ -84,7 +84,7 @@ class MemoryReport(Struct, frozen=True, kw_only=True):
         return cls(models=tuple(models), context_tokens=context_tokens)
 
     def to_json(self) -> dict[str, Any]:
-        """Rows of bytes, and what to bear in mind about them."""
+        """Rows of bytes, with caveats."""
         rows = []
         for model in self.models:
             for length in self.context_tokens:
@@ -118,7 +118,7 @@ class MemoryReport(Struct, frozen=True, kw_only=True):
         return Group(table, *(Text(note, style="dim") for note in self.notes()))
 
     def notes(self) -> list[str]:
-        """What the marks mean, and what is counted."""
+        """Notes on what is counted, and on the marks."""
         notes = ["one sequence: all that a running request adds to the weights"]
         if any(model.mark for model in self.models):
             notes.append(UNVERIFIED_NOTE)

@@ -1,4 +1,4 @@
-"""What a pull shows while it runs: a bar a step, and notes."""
+"""Progress bars and notes of a running pull."""
 
 from types import TracebackType
 from typing import Self

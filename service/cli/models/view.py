@@ -131,7 +131,7 @@ def card(place: CatalogPlace, entry: CatalogEntry) -> RenderableType:
 
 
 def _packed_variants(place: CatalogPlace, entry: CatalogEntry) -> dict[str, str]:
-    """Of each quantized variant of the torch engine, how its weights come to be."""
+    """State of the packed weights of each quantized variant of the torch engine."""
     texts = {}
     for name, variant in entry.spec.variants.items():
         if variant.quantization is None or (variant.engine or entry.spec.engine) != "torch":
@@ -164,7 +164,7 @@ def _of_source(source: Source) -> str:
 
 
 def check_entry(place: CatalogPlace, entry: CatalogEntry) -> tuple[str, str | None]:
-    """What a full check finds of one model, and the problem if there is one."""
+    """State of one model after a full check, and the problem if there is one."""
     spec = entry.spec
     try:
         if spec.architecture and (family := read_layers(spec.architecture).family) != spec.family:

@@ -1,1 +1,1 @@
-"""triptych top: a live view of a running service."""
+"""`triptych top`: a live view of a running service."""

@@ -30,7 +30,7 @@ QUIT = frozenset("qQ\x03\x04")
     show_default=True,
     envvar="TRIPTYCH_URL",
     show_envvar=True,
-    help="The service.",
+    help="URL of the service, without /v1.",
 )
 @click.option(
     "--interval",
@@ -40,11 +40,11 @@ QUIT = frozenset("qQ\x03\x04")
     show_default=True,
     help="Seconds between two readings.",
 )
-@click.option("--once", is_flag=True, help="Print one reading and end, as into a pipe or a file.")
+@click.option("--once", is_flag=True, help="Print one reading and exit.")
 def top(*, url: str, interval_s: float, once: bool) -> None:
-    """Show models, memory and requests of a running service; q ends.
+    """Show models, memory and requests of a running service; press q to quit.
 
-    Where the service goes away, the view says so and comes back with it.
+    While the service does not answer, the view says so and tries again.
     """
     console = Console()
     with open_client(url) as client:
@@ -59,7 +59,7 @@ def top(*, url: str, interval_s: float, once: bool) -> None:
 
 
 def watch(client: httpx.Client, url: str, console: Console, interval_s: float) -> None:
-    """Draw one reading after the other until a key says to end."""
+    """Draw one reading after the other until a quit key is pressed."""
     rates = Rates()
     with _keys() as quits_within, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
@@ -69,7 +69,7 @@ def watch(client: httpx.Client, url: str, console: Console, interval_s: float) -
 
 
 def look(client: httpx.Client, url: str, rates: Rates, width: int) -> RenderableType:
-    """Read once and draw it, or what is wrong."""
+    """Read once and draw the reading, or the reason why there is none."""
     try:
         seen = fetch(client)
     except Unanswered as why:
@@ -81,7 +81,7 @@ def look(client: httpx.Client, url: str, rates: Rates, width: int) -> Renderable
 
 @contextmanager
 def _keys() -> Iterator[Callable[[float], bool]]:
-    """Whether a key that ends the view is pressed within some seconds; keys are not shown."""
+    """Yield a function that waits some seconds for a quit key; keys are not echoed."""
     if not sys.stdin.isatty():
         yield lambda seconds: bool(select.select([], [], [], seconds)[0])
         return

@@ -1,4 +1,4 @@
-"""What `triptych top` shows, fetched from a running service over HTTP."""
+"""Readings of a running service over HTTP, for `triptych top`."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ class Unanswered(Exception):
 
 
 class Card(Struct, frozen=True, kw_only=True):
-    """What a model's card says of its state."""
+    """State part of a model's card."""
 
     state: LoadState
     error: str | None = None
@@ -40,7 +40,7 @@ class _List(Struct, frozen=True, kw_only=True):
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """One model: what it holds, and how it is."""
+    """One model: its memory and its state."""
 
     use: ModelUse
     card: Card
@@ -48,7 +48,7 @@ class Row(Struct, frozen=True, kw_only=True):
 
     @property
     def running(self) -> int:
-        """Requests that hold a slot; all of them, where the engine does not tell."""
+        """Requests that hold a slot; all requests where the engine does not report slots."""
         used = self.use.slots_used
         return self.use.requests if used is None else min(used, self.use.requests)
 
@@ -59,7 +59,7 @@ class Row(Struct, frozen=True, kw_only=True):
 
     @property
     def held_bytes(self) -> int:
-        """What it holds of the budget, as far as it is known."""
+        """Bytes of the budget that it holds, as far as they are known."""
         use = self.use
         parts = (use.weights_bytes, use.slots_bytes, use.snapshots_bytes, use.workspace_bytes)
         return sum(part or 0 for part in parts)

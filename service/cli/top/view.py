@@ -1,4 +1,4 @@
-"""What `triptych top` draws: memory against the budget, and one line a model."""
+"""View of `triptych top`: memory against the budget, and one line a model."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,14 @@ from service.serving.memory.report import MemoryReport, ProcessUse
 
 _UNKNOWN = "–"
 _RESTING = ("unloaded", "unavailable")
-#: Terminals narrower than this are spared two columns.
+#: Narrower terminals get two columns less.
 WIDE = 110
-_HELD, _BOOKED, _FREE = "█", "▓", "░"
+_HELD, _RESERVED, _FREE = "█", "▓", "░"
 _STATE_STYLES = {"ready": "green", "unverified": "yellow", "loading": "cyan", "failed": "red"}
 
 
 class MemoryBar:
-    """The budget as a line: a segment for each model, what is booked beside, and what is free."""
+    """The budget as a bar: a segment a model, reservations, free memory."""
 
     def __init__(self, memory: MemoryReport, held: Sequence[tuple[int, str]]) -> None:
         """Take bytes and colour of each model."""
@@ -29,7 +29,7 @@ class MemoryBar:
         self._held = held
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """As wide as there is room."""
+        """Render the bar at full width."""
         yield self.line(options.max_width)
 
     def line(self, width: int) -> Text:
@@ -39,14 +39,14 @@ class MemoryBar:
         for count, colour in self._held:
             left = width - len(bar)
             bar.append(_HELD * min(left, max(1, round(width * count / budget))), style=colour)
-        booked = round(width * self._memory.used_bytes / budget) - len(bar)
-        bar.append(_BOOKED * max(0, booked), style="dim")
+        reserved = round(width * self._memory.used_bytes / budget) - len(bar)
+        bar.append(_RESERVED * max(0, reserved), style="dim")
         bar.append(_FREE * (width - len(bar)), style="dim")
         return bar
 
 
 def frame(url: str, seen: Snapshot, rates: Rates, *, width: int = WIDE) -> RenderableType:
-    """The whole view of one reading, with what fits into *width* cells."""
+    """The view of one reading, in *width* cells."""
     busy = [row for row in seen.rows if row.use.status not in _RESTING or row.use.requests]
     busy.sort(key=lambda row: row.use.id)
     colours = {row.use.id: COLOURS[i % len(COLOURS)] for i, row in enumerate(busy)}
@@ -72,12 +72,12 @@ def frame(url: str, seen: Snapshot, rates: Rates, *, width: int = WIDE) -> Rende
 
 
 def waiting(url: str, reason: str) -> RenderableType:
-    """In place of a view, while the service does not answer."""
+    """View while the service does not answer."""
     return Group(
         _title(url),
         Text(),
         Text(reason, style="red"),
-        Text("trying again; q ends", style="dim"),
+        Text("trying again; press q to quit", style="dim"),
     )
 
 
