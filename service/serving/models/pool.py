@@ -76,6 +76,7 @@ class Pool:
         )
         self.preload: tuple[str, ...] = ()
         """Models that the start loads; `loads` of their status tells which were ever ready."""
+        self._gate = gate
         self.draining = False
         self._clock_ns = clock_ns
         self.upkeep = Upkeep(

@@ -80,7 +80,7 @@ class Memory:
                 f"within its memory, {size_bytes} bytes from {origin} {begin - base:+d} on"
             )
         raw = (ctypes.c_uint8 * (count * size)).from_address(int(address))
-        return np.frombuffer(raw, dtype=dtype)
+        return np.ndarray((count,), dtype=dtype, buffer=raw)
 
 
 MEMORY: Final = Memory()
