@@ -125,4 +125,4 @@ def _loadable(status: ModelStatus) -> bool:
 
 def _lost(status: ModelStatus) -> bool:
     """Its engine was running and has died or hung."""
-    return status.state in ("ready", "unverified") and status.error is not None
+    return status.down

@@ -27,7 +27,7 @@ def ready(*models, stats=None, preload=("a",), draining=False):
     return readiness(found, stats or writer(), preload=preload, draining=draining)
 
 
-DEAD = model("a", "ready", error="the host died", loads=1)
+DEAD = model("a", "ready", error="the host died", down=True, loads=1)
 
 
 @pytest.mark.parametrize(

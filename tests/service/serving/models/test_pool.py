@@ -11,6 +11,7 @@ from service.core.errors import (
     Draining,
     EngineFailed,
     ModelNotFound,
+    ModelNotPulled,
     ModelNotReady,
     ModelUnusable,
     Overloaded,
@@ -169,7 +170,7 @@ async def test_files_that_are_missing_make_a_model_unavailable_until_they_come(b
     await b.pool.start()
     status = b.pool.status("one")
     assert (status.state, status.servable) == ("unavailable", False)
-    with pytest.raises(ModelNotReady, match="triptych models pull one"):
+    with pytest.raises(ModelNotPulled, match="triptych models pull one"):
         await b.ask()
     pulled.append("one")
     assert len(await b.ask()) == 7
