@@ -1,4 +1,4 @@
-"""Who may hold how much of a device's memory, and who goes for whom: arithmetic and decisions."""
+"""Eviction: pure decisions on who may hold how much of a device's memory, and who is evicted."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -7,28 +7,28 @@ from msgspec import Struct
 
 from service.core.sizes import human_bytes
 
-#: What a load is taken to cost before it has been timed, in nanoseconds.
+#: Assumed duration of a load that has not been timed, in nanoseconds.
 UNTIMED_LOAD_NS = 1_000_000_000
 
 
 class Resident(Struct, frozen=True, kw_only=True):
-    """One model that holds memory, or for which memory is booked while it loads."""
+    """A model that holds memory, or has it reserved while it loads."""
 
     id: str
     held_bytes: int
     """Weights, slots and workspace at rest."""
     state_bytes: int = 0
-    """Booked for the state of its running requests."""
+    """Reserved for the state of its running requests."""
     pinned: bool = False
     busy: bool = False
-    """It answers or loads: it can be told to leave, and does when its requests have ended."""
+    """It answers or loads: if evicted, it goes when its requests have ended."""
     leaving: bool = False
     last_used_ns: int = 0
     load_ns: int | None = None
 
     @property
     def total_bytes(self) -> int:
-        """All that goes with it."""
+        """All that its eviction frees."""
         return self.held_bytes + self.state_bytes
 
 
@@ -49,10 +49,10 @@ class Wait(NamedTuple):
 
 
 class Never(NamedTuple):
-    """There is not even room beside what cannot be told to go."""
+    """There is no room beside what cannot be evicted."""
 
     pinned: tuple[str, ...]
-    """Pinned models that would have to go; empty: it does not fit alone."""
+    """Pinned models that stand in the way; empty: it does not fit even alone."""
 
 
 Plan = Fits | Evict | Wait | Never
@@ -66,15 +66,15 @@ def plan(
     now_ns: int,
     keep: str | None = None,
 ) -> Plan:
-    """How to find room for *need_bytes*.
+    """Decide how to find room for *need_bytes*.
 
-    Idle models go first, those of least value per byte. If they are not enough, running requests
-    are waited for, whose state comes free, and only then are busy models told to leave.
+    Idle models are evicted first, those of least value per byte. If they are not enough, running
+    requests are waited for, whose state becomes free, and only then are busy models evicted.
 
     Args:
-        need_bytes: What is to be booked.
-        budget_bytes: What may be booked in all.
-        residents: Who holds memory now.
+        need_bytes: What is to be reserved.
+        budget_bytes: What may be reserved in all.
+        residents: The models that hold memory now.
         now_ns: The time, on the clock of `last_used_ns`.
         keep: A model that must stay: the one whose request this is.
     """
@@ -108,7 +108,7 @@ def plan(
 
 
 def value_per_byte(resident: Resident, now_ns: int) -> float:
-    """Recency times cost to load, per byte: what a byte of it saves in loads to come."""
+    """Expected saving in loads per byte kept: cost to load, divided by age and size."""
     age_ns = max(1, now_ns - resident.last_used_ns)
     load_ns = UNTIMED_LOAD_NS if resident.load_ns is None else resident.load_ns
     return load_ns / age_ns / max(1, resident.total_bytes)
@@ -117,9 +117,9 @@ def value_per_byte(resident: Resident, now_ns: int) -> float:
 def _choose(
     candidates: Iterable[Resident], missing: int, size: Callable[[Resident], int]
 ) -> tuple[list[Resident], int]:
-    """The first candidates that make up for what is missing, and what still is.
+    """Choose the first candidates that free what is missing; also return what still is.
 
-    None is among them without which the others are enough too.
+    The choice is minimal: without any one of them the others are not enough.
     """
     chosen: list[Resident] = []
     for each in candidates:
@@ -138,9 +138,9 @@ def _choose(
 def may_overtake(
     need_bytes: int, first_bytes: int, budget_bytes: int, residents: Sequence[Resident]
 ) -> bool:
-    """Whether room for *need_bytes* can be given now to somebody who came after the first waiter.
+    """True if *need_bytes* may be reserved now for somebody behind the first waiter.
 
-    It can if it takes nothing from the first: if both fit as soon as those who leave have gone.
+    It takes nothing from the first if both fit as soon as the models being evicted are gone.
     """
     used = sum(each.total_bytes for each in residents)
     leaving = sum(each.total_bytes for each in residents if each.leaving)
@@ -159,7 +159,7 @@ def refusal(
     *,
     fix: str,
 ) -> str:
-    """Why it does not fit, in numbers, and what would have to go or change."""
+    """Message: why it does not fit, in numbers, and what would have to go or change."""
     free = budget_bytes - sum(each.total_bytes for each in residents)
     numbers = (
         f"{who} needs {human_bytes(need_bytes)}; of the memory budget of "

@@ -1,4 +1,4 @@
-"""Who holds how much memory, as frozen values: `/v1/memory` and `triptych top` read these."""
+"""MemoryReport: the budget and who holds how much of it, as frozen values."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,14 +12,14 @@ from service.serving.memory.device_memory import DeviceMemory
 
 
 class ModelUse(Struct, frozen=True, kw_only=True):
-    """One model whose files are here; what nobody knows is None."""
+    """One servable model; unknown is None."""
 
     id: str
     status: LoadState
     engine: EngineKind
     pinned: bool
     weights_bytes: int | None
-    """As the engine reads them off the live tensors, as are slots, snapshots and workspace."""
+    """As reported by the engine, like slots, snapshots and workspace."""
     slots_bytes: int | None
     """Everything reserved for requests' state now, keys and values of running ones included."""
     slots_total: int | None
@@ -27,21 +27,21 @@ class ModelUse(Struct, frozen=True, kw_only=True):
     snapshots_bytes: int | None
     workspace_bytes: int | None
     predicted_bytes: int | None
-    """What the model holds at rest by the registry's formulas; None before it was first asked."""
+    """Estimate at rest, by the registry's formulas; None before the first load."""
     measured_bytes: int | None
-    """What it held at rest when it was loaded last, with these weights and settings."""
+    """Held at rest at the last load with these weights and settings."""
     requests: int
-    """How many wait or run."""
+    """Waiting or running."""
     requests_state_bytes: int | None
-    """Booked for the state of running requests, at their longest."""
+    """Reserved for the state of running requests, at their longest."""
     last_used_s: float | None
     """Seconds since its last request began or ended; None if it had none."""
     load_ns: int | None
-    """How long the last load took."""
+    """Duration of the last load."""
 
 
 class ProcessUse(Struct, frozen=True, kw_only=True):
-    """One process as the kernel counts it, with everything that is no model: Python, libraries."""
+    """A process as the kernel counts it, Python and libraries included."""
 
     name: str
     pid: int | None
@@ -50,7 +50,7 @@ class ProcessUse(Struct, frozen=True, kw_only=True):
 
 
 class MemoryReport(Struct, frozen=True, kw_only=True):
-    """The budget, and who holds how much of it.
+    """The memory budget and its use.
 
     The budget is for models and for requests' state. The processes themselves (Python, torch: some
     500 MB for an engine) are no part of it.
@@ -58,7 +58,7 @@ class MemoryReport(Struct, frozen=True, kw_only=True):
 
     budget_bytes: int
     used_bytes: int
-    """Booked: by models that are loaded or loading, and for running requests at their longest."""
+    """Reserved: by models that are loaded or loading, and for running requests at their longest."""
     free_bytes: int
     models: tuple[ModelUse, ...]
     processes: tuple[ProcessUse, ...]
@@ -71,7 +71,7 @@ def memory_report(
     processes: Sequence[ProcessUse],
     device: DeviceUse,
 ) -> MemoryReport:
-    """All of it at one moment."""
+    """Build the report from one moment's statuses."""
     return MemoryReport(
         budget_bytes=memory.budget_bytes,
         used_bytes=memory.used_bytes,
@@ -83,7 +83,7 @@ def memory_report(
 
 
 def model_use(status: ModelStatus) -> ModelUse:
-    """One model's row."""
+    """Build one model's row."""
     held = status.memory or ModelMemory()
     return ModelUse(
         id=status.id,

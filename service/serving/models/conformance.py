@@ -1,4 +1,4 @@
-"""Does an engine answer the same prompt the same way, alone and in company?
+"""Conformance probe: an engine answers a prompt the same way alone and in a batch.
 
 Faults that this finds are real: vLLM 0.32 on a CPU answered eight equal prompts to LFM2 with six
 different texts, and a scan that restarts at zero changes an answer with the size of its chunks.
@@ -34,10 +34,10 @@ TIE_NATS = {"bfloat16": 0.25, "float16": 0.05, "float32": 0.01}
 
 
 class Conformance(Struct, frozen=True, kw_only=True):
-    """What the probe found."""
+    """Outcome of a probe."""
 
     passed: bool | None
-    """None where the engine cannot be asked what the probe asks."""
+    """None if the engine cannot be probed."""
     reason: str
     duration_ns: int
 
@@ -128,7 +128,7 @@ def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
 
 
 def _tied(answer: _Probed, position: int, tie_nats: float) -> bool:
-    """Whether the two best candidates of a position were within *tie_nats* of each other."""
+    """The two best candidates of a position are within *tie_nats* of each other."""
     if position >= len(answer.logprobs):
         return False
     top = answer.logprobs[position].top

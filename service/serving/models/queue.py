@@ -1,4 +1,4 @@
-"""How many requests wait for one model or run on it, and when a full queue is worth another try."""
+"""Queue: admission to one model, and Retry-After when it is full."""
 
 import asyncio
 import random
@@ -11,7 +11,7 @@ NEWEST_SHARE = 0.2
 
 
 class Queue:
-    """How many requests wait for one model or run on it, and how long they take."""
+    """Counts the requests that wait for one model or run on it, and their service time."""
 
     def __init__(
         self,
@@ -21,7 +21,7 @@ class Queue:
         released: asyncio.Event,
         random: Callable[[], float] = random.random,
     ) -> None:
-        """An empty queue; *released* is set whenever a place becomes free."""
+        """Empty; *released* is set whenever a place becomes free."""
         self.requests = 0
         self.limit = limit
         self._name = name
@@ -30,7 +30,7 @@ class Queue:
         self._service_s: float | None = None
 
     def enter(self, slots: int | None) -> None:
-        """Take a place. Raises Overloaded with when to try again."""
+        """Take a place. Raises Overloaded with `retry_after_s`."""
         if self.requests >= self.limit:
             raise Overloaded(
                 f"{self._name} has {self.requests} requests waiting or running; try again later",
@@ -39,7 +39,7 @@ class Queue:
         self.requests += 1
 
     def leave(self, service_s: float | None) -> None:
-        """Give the place back; *service_s* is how long the engine took, None if it never began."""
+        """Give the place back; *service_s*: the engine's time for a whole answer, else None."""
         self.requests -= 1
         self._released.set()
         if service_s is not None:
@@ -47,7 +47,7 @@ class Queue:
             self._service_s = before_s + NEWEST_SHARE * (service_s - before_s)
 
     def _drained_in_s(self, slots: int | None) -> float:
-        """How long the queue will take: requests × mean service time / how many at once."""
+        """Expected time to empty the queue: requests × mean service time / concurrency."""
         if self._service_s is None:
             return 1.0
         return max(1.0, self.requests * self._service_s / max(1, min(slots or 1, self.requests)))
