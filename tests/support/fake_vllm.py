@@ -6,7 +6,7 @@ makes. The text of a request says how it is answered:
 - `hang`: one token, and then no request gets another one.
 - `hang at once`: the same without the token.
 - `starve`: one token, and then none; others are answered on.
-- `think`: no token for a second while the metrics show steps.
+- `think`: no token for some seconds while the metrics show steps.
 - anything else: `max_tokens` tokens.
 """
 
@@ -27,7 +27,7 @@ INSTALL = {
 }  # fmt: skip
 
 TOKEN_S = 0.01
-THINK_S = 1.0
+THINK_S = 2.5
 
 hung = threading.Event()
 steps = itertools.count()
