@@ -117,6 +117,7 @@ class VllmServer:
         """Break all connections and end all processes within seconds."""
         for task in self._watching:
             task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
         await self.client.aclose()
         await self.process.aclose()
 
