@@ -1,6 +1,7 @@
 """A server of the OpenAI API on a UNIX socket, which answers as tests script it."""
 
 import asyncio
+import contextlib
 import json
 import time
 
@@ -72,6 +73,7 @@ class FarSide:
 
     def __init__(self, path):
         self.path = path
+        self.serving = set()
         self.heads = []
         self.asked = []
         self.answer = (200, "", b"")
@@ -81,6 +83,20 @@ class FarSide:
         self.files = {"/v1/models": MODELS}
 
     async def serve(self, reader, writer):
+        """Answer one connection."""
+        self.serving.add(asyncio.current_task())
+        with contextlib.suppress(ConnectionError):  # whoever gives up may leave bytes unread
+            await self._answer(reader, writer)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async def finished(self):
+        """Return when no connection is open any more."""
+        async with asyncio.timeout(5):
+            await asyncio.gather(*self.serving, return_exceptions=True)
+
+    async def _answer(self, reader, writer):
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         method, path, _ = head.split(" ", 2)
         status, headers, content = 200, "", json.dumps(self.files.get(path)).encode()
@@ -94,7 +110,6 @@ class FarSide:
             status, headers, content = self.answer
             if self.raw is not None:
                 writer.write(self.raw)
-                writer.close()
                 return
         elif path not in self.files:
             status, content = 404, b""
@@ -103,7 +118,6 @@ class FarSide:
             f"{headers}\r\n".encode()
             + content
         )
-        writer.close()
 
     def streams(self, chunks, done=True):
         events = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
@@ -118,7 +132,6 @@ class FarSide:
             else:
                 await asyncio.sleep(each)
         await reader.read()
-        writer.close()
 
 
 def engine_at(path, dialect=None, limits=None, **options):

@@ -108,7 +108,8 @@ class FarSide(Struct, frozen=True):
         )
 
     def _log(self, what: str, detail: str) -> None:
-        log.warning("%s: the server at %s %s: %s", self.model_id, self.server.address, what, detail)
+        said = f"{what}: {detail}" if detail else what
+        log.warning("%s: the server at %s %s", self.model_id, self.server.address, said)
 
 
 def one_line(error: Exception) -> str:

@@ -11,10 +11,13 @@ from model_registry.spec import Remote, ResolvedModel
 from service.core.chat.sampling import ServerKind
 from service.core.errors import ModelNotReady
 
-#: URLs, IP addresses with or without a port, and absolute paths of files.
+#: URLs, IP addresses, hosts with a port, and absolute paths of files.
 _ADDRESS: Final = re.compile(
-    r"\b[a-z][a-z0-9+.-]*://\S+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|(?<![\w/])/[^\s/'\"]+/[^\s'\"]+",
-    re.IGNORECASE,
+    r"""\b[a-z][a-z0-9+.-]*://[^\s'"]+
+    | \b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b
+    | \b(?:localhost|[a-z0-9-]+(?:\.[a-z0-9-]+)+):\d{2,5}\b
+    | (?<![\w/])/[^\s/'"]+/[^\s'"]+""",
+    re.IGNORECASE | re.VERBOSE,
 )
 _HIDDEN: Final = "…"
 
@@ -49,7 +52,8 @@ class OpenAiServer(Struct, frozen=True, kw_only=True):
         """Replace addresses and paths in a text that clients will read."""
         text = _ADDRESS.sub(_HIDDEN, text)
         where = urlsplit(self.base_url)
-        for part in (where.netloc, where.hostname, self.uds):
+        # Over a socket the host is only a name to fill the URL with.
+        for part in (self.uds,) if self.uds else (where.netloc, where.hostname):
             if part:
                 text = re.sub(rf"(?<!\w){re.escape(part)}(?!\w)", _HIDDEN, text)
         return text

@@ -26,5 +26,6 @@ def ask(tmp_path):
                     return far, [event async for event in events]
             finally:
                 await engine.aclose()
+                await far.finished()
 
     return asked
