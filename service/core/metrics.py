@@ -32,7 +32,7 @@ class RequestMetrics(Struct, frozen=True, kw_only=True):
     e2e_ms: float | None
     """last − accepted."""
     load_ms: float | None
-    """Time spent waiting for the model to load; part of preprocess."""
+    """Time spent waiting for the model to load; part of queue."""
     tokens_per_s: float | None
     """(n − 1) / decode."""
     bytes_per_s: float | None
