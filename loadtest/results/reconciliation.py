@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from msgspec import Struct
 
 from loadtest.observation import Observation, Outcome
+from service.core.errors import DeadlineExceeded
 from service.core.metrics import elapsed_ns
 from service.core.record import RequestRecord, Status
 
@@ -129,7 +130,7 @@ def _status_agrees(seen: Observation, record: RequestRecord) -> bool:
         return True
     if seen.outcome != "timeout" or record.phase != "final":
         return False
-    if record.status == "failed" and "deadline" in (record.error_code or ""):
+    if record.error_code == DeadlineExceeded.code:
         return True
     # Both sides ended the request at nearly the same moment: either may have been first.
     waited_ns = seen.ended_ns - (seen.sent_ns or seen.dispatched_ns)
