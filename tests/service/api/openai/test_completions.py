@@ -2,6 +2,8 @@
 
 import pytest
 
+from service.core.errors import StoreUnavailable
+
 
 def complete(live, prompt, path="/v1/completions", **fields):
     return live.post(path, {"model": "echo", "prompt": prompt} | fields)
@@ -123,11 +125,18 @@ def test_a_completion_needs_a_prompt(live, fields):
 
 
 def test_a_prompt_that_is_refused_leaves_no_other_running(serve):
-    """When the second of three could not be opened, the first went on unread."""
-    live = serve(max_queued_requests=1)
+    """When the second of three could not be recorded, the first went on unread."""
+    live = serve()
     live.chat("load it", model="slow")
+    recorder = live.application.chat.recorder
+    honest = recorder.accept
+
+    def accept(request):
+        if request.request_id.endswith("-1"):
+            raise StoreUnavailable("the disk is full")
+        return honest(request)
+
+    recorder.accept = accept
     response = complete(live, ["w " * 200] * 3, model="slow")
-    assert response.status_code == 503
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "store_unavailable")
     live.until(lambda: live.requests == 0, limit_s=2)
-    page = live.get("/v1/records?endpoint=completion").json()["data"]
-    assert {record["status"] for record in page} == {"refused", "cancelled"}
