@@ -60,7 +60,10 @@ class KeyValues:
         first = max(first, int(self.dropped[slot]))
         needed = end - first
         expected = self.expected_tokens[slot]
-        spare = max(needed // 2, _FIRST_TOKENS) if expected is None else max(0, expected - end)
+        if expected is None or expected < end:
+            spare = max(needed // 2, _FIRST_TOKENS)
+        else:
+            spare = expected - end
         if self.window_tokens:
             spare = min(spare, self.window_tokens)
         wanted = max(needed, min(needed + spare, self._limit_tokens))

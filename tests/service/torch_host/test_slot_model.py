@@ -65,6 +65,25 @@ def test_every_slot_counts(tiny_model):
     assert model.memory() == empty
 
 
+def test_keys_and_values_are_reserved_for_the_announced_length(tiny_model):
+    """No byte more is reserved while the sequence grows to it, and some when it goes beyond."""
+    model = tiny_model("llama")
+    slot = model.take(most_tokens=60)
+    reserved = []
+    for _ in range(7):
+        model.prefill(slot, [3] * 10)
+        reserved.append(model.state_bytes(slot).reserved_bytes)
+    model.release(slot)
+    taken_again = model.take()
+    model.prefill(taken_again, [3])
+    unannounced = model.state_bytes(taken_again).reserved_bytes
+    model.release(taken_again)
+
+    assert len(set(reserved[:6])) == 1
+    assert reserved[6] > 1.25 * reserved[5]
+    assert unannounced > reserved[0]
+
+
 def test_constant_states_are_reserved_at_load(tiny_model):
     """A model without attention reserves the same bytes for every slot, taken or not."""
     model = tiny_model("mamba2")
