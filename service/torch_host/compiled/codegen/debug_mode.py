@@ -80,7 +80,8 @@ class Memory:
                 f"within its memory, {size_bytes} bytes from {origin} {begin - base:+d} on"
             )
         raw = (ctypes.c_uint8 * (count * size)).from_address(int(address))
-        return np.ndarray((count,), dtype=dtype, buffer=memoryview(raw))
+        found: Array = np.frombuffer(memoryview(raw), dtype=dtype)
+        return found
 
 
 MEMORY: Final = Memory()
