@@ -192,7 +192,7 @@ def _wrongly_typed(typing_context, value):
 def rejected_kernel(monkeypatch) -> None:
     """Make Llama's program use an LLVM intrinsic by types that this LLVM does not have."""
 
-    def broken(address, thread, threads):
+    def broken(batch_head, thread, threads):
         _wrongly_typed(thread)
 
     def assemble(_network, assembly):
