@@ -57,6 +57,8 @@ class Validity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Median distance of client and server TTFT, by model; the client counts from the sending."""
     max_tpot_difference_percent: _Positive = 5.0
     """Median distance of client and server TPOT, of each model, in percent of the server's."""
+    least_tpot_difference_ms: Annotated[float, Meta(ge=0)] = 0.2
+    """A smaller median distance of TPOT is never invalid, whatever its percentage."""
     exclusive: bool = True
     """The service serves nobody else meanwhile: a record of anybody else is a disagreement."""
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from loadtest.observation import Observation
-from loadtest.plan import Arrivals, Plan, Slo
+from loadtest.plan import Arrivals, Plan, Slo, Validity
 from loadtest.results.censored import censored_quantiles
 from loadtest.results.summary import summarize
 from loadtest.run import Results
@@ -138,6 +138,16 @@ def test_a_client_that_measures_itself_invalidates_the_run(
     invalid = summarize(PLAN, results(one), {"c1": recorded(one, **changes)}).invalid
 
     assert any(line.startswith(fault) for line in invalid)
+
+
+def test_a_small_difference_of_tpot_is_never_invalid(recorded) -> None:
+    """Many percent of a TPOT of a fraction of a millisecond are no fault of the client."""
+    one = seen(1)
+    record = {"c1": recorded(one, decode_ms=18.5)}
+    strict = structs.replace(PLAN, validity=Validity(least_tpot_difference_ms=0.0))
+
+    assert summarize(PLAN, results(one), record).invalid == ()
+    assert "TPOT differ by 8.1 %" in summarize(strict, results(one), record).invalid[0]
 
 
 def test_a_measuring_process_that_lags_invalidates_the_run() -> None:
