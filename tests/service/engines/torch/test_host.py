@@ -20,6 +20,7 @@ from service.core.ports import Engine, LoadReporting, Supervised, Tokenizing
 from service.engines.torch.engine import TorchEngine
 from service.engines.torch.host import TorchHost
 from service.engines.torch.options import TorchOptions
+from service.engines.torch.protocol.messages import FrameTooLarge, Generate, frame
 from support.waiting import until
 
 
@@ -214,6 +215,22 @@ def test_a_request_id_is_used_once_at_a_time(run, engine):
             return [event async for event in events]
 
     assert run(twice())[-1].completion_tokens == 30
+
+
+def test_a_request_too_large_for_a_frame_is_refused_alone(run, engine, monkeypatch):
+    """It is not sent, the connection is kept, and the next request is answered."""
+
+    def encode(message):
+        if isinstance(message, Generate):
+            raise FrameTooLarge("a message of 9 bytes exceeds the limit of 8")
+        return frame(message)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("service.engines.torch.protocol.frames.frame", encode)
+        with pytest.raises(InvalidRequest, match="too large for the engine: a message of 9 bytes"):
+            run(answer(engine))
+
+    assert isinstance(run(answer(engine, max_tokens=2))[-1], Finished)
 
 
 def test_ctrl_c_is_not_for_the_host(run, host, engine):
