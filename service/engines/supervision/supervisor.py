@@ -63,6 +63,8 @@ class Supervisor:
         self._on_lost = on_lost
         self._wanted = wanted
         self._task: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        """Cleanup of the life that ended last, which nothing interrupts."""
         self._waiting: set[asyncio.Future[None]] = set()
         self._backoff = Backoff()
         self._failed_starts = 0
@@ -126,6 +128,8 @@ class Supervisor:
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
+        if self._closing is not None:
+            await asyncio.gather(self._closing, return_exceptions=True)
         self._fail_waiting(f"{self._name} was ended.")
 
     async def _run(self) -> None:
@@ -173,7 +177,8 @@ class Supervisor:
             self._lose(reason, after_s=time.monotonic() - began_s)
         finally:
             if life is not None:
-                await life.aclose()
+                self._closing = asyncio.create_task(life.aclose())
+                await asyncio.shield(self._closing)  # `aclose` may come meanwhile
 
     def _serve(self) -> None:
         self.state, self._failed_starts = "running", 0

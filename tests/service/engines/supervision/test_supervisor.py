@@ -174,3 +174,21 @@ async def test_closing_fails_who_waits():
         await process.supervisor.ready()
     assert life.closed
     assert process.lost == []
+
+
+async def test_closing_waits_for_the_cleanup_of_a_life_that_died():
+    """It was cut short, and left processes that nobody waited for."""
+    life = Scripted()
+    process = Process(life)
+
+    async def clean_up():
+        await asyncio.sleep(0.05)
+        life.closed = True
+
+    life.aclose = clean_up
+    await process.supervisor.ready()
+    life.death.set()
+    await until(lambda: process.lost)
+    await process.supervisor.aclose()
+
+    assert life.closed
