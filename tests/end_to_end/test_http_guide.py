@@ -30,7 +30,7 @@ def missing(shown, answer, path="$"):
         there = [(value, answer[name], f"{path}.{name}") for name, value in shown.items()
                  if name in answer]  # fmt: skip
         return gone + [each for inner in there for each in missing(*inner)]
-    if isinstance(shown, list):
+    if isinstance(shown, list) and shown:
         return missing(shown[0], answer[0], f"{path}[0]") if answer else [path]
     return []
 
