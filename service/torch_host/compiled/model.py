@@ -17,7 +17,7 @@ from service.torch_host.compiled.blocks.assembly import Assembly
 from service.torch_host.compiled.formats.floats import BFLOAT16, FLOAT32
 from service.torch_host.compiled.formats.format import Matrix
 from service.torch_host.compiled.formats.registry import VARIANTS
-from service.torch_host.compiled.ops.attention import QUERY_TOKENS, SPLIT_TOKENS
+from service.torch_host.compiled.heads import QUERY_TOKENS, SPLIT_TOKENS
 from service.torch_host.compiled.program import Program
 from service.torch_host.compiled.states import Slots
 from service.torch_host.slot_model import SlotModel

@@ -8,8 +8,8 @@ import torch
 
 from service.core.events import StateBytes
 from service.torch_host.compiled import batch
+from service.torch_host.compiled.heads import KEY_TOKENS, Heads, padded_size
 from service.torch_host.compiled.memory import aligned_bytes
-from service.torch_host.compiled.ops.attention import KEY_TOKENS, Heads, padded_size
 from service.torch_host.compiled.program import Program
 
 _FIRST_TOKENS: Final = 64

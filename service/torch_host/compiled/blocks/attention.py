@@ -3,9 +3,10 @@
 from typing import Any
 
 from service.torch_host.compiled.blocks.assembly import Assembly
+from service.torch_host.compiled.heads import Heads
 from service.torch_host.compiled.kernel import Buffer
 from service.torch_host.compiled.ops import attention as ops
-from service.torch_host.compiled.ops.attention import HeadNorms, Heads
+from service.torch_host.compiled.ops.attention import HeadNorms
 from service.torch_host.compiled.packing import Packed
 
 

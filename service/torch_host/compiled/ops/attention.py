@@ -25,48 +25,15 @@ from service.torch_host.compiled.codegen.scalars import (
     uint16s,
 )
 from service.torch_host.compiled.formats.registry import multiply_floats
+from service.torch_host.compiled.heads import KEY_TOKENS, QUERY_TOKENS, SPLIT_TOKENS, Heads
 from service.torch_host.compiled.kernel import Buffer, Float32, Kernel
 from service.torch_host.compiled.ops.norms import rms_norm_row
 from service.torch_host.compiled.program import Program
 from service.torch_host.compiled.uncompilable import Uncompilable
 
-#: Tokens of a segment whose queries are scored together.
-QUERY_TOKENS: Final = 8
-#: Keys whose scores are held at once; capacities are multiples of it.
-KEY_TOKENS: Final = 64
-#: Keys that one thread reads of a long context while others read the rest.
-SPLIT_TOKENS: Final = 1024
 _SCORES_BYTES: Final = KEY_TOKENS * 4
 #: Of one panel, 32 bits a lane.
 _STEP_BYTES: Final = LANES * 4
-
-
-class Heads(NamedTuple):
-    """The shape of an attention layer, and where its keys and values lie in a slot."""
-
-    queries: int
-    keys: int
-    size: int
-    layer: int
-    """Within its group of layers."""
-    group: int
-    window_tokens: int
-    """0 for full attention."""
-
-    @property
-    def shared(self) -> int:
-        """Query heads for each key head."""
-        return self.queries // self.keys
-
-    @property
-    def value_size(self) -> int:
-        """A value's room: whole panels."""
-        return padded_size(self.size)
-
-    @property
-    def field(self) -> int:
-        """Index of the group's fields in the batch's head."""
-        return batch.GROUPS + 3 * self.group
 
 
 class HeadNorms(NamedTuple):
@@ -75,11 +42,6 @@ class HeadNorms(NamedTuple):
     q: torch.Tensor | None = None
     k: torch.Tensor | None = None
     eps: float = 0.0
-
-
-def padded_size(size: int) -> int:
-    """A head's size rounded up to whole panels."""
-    return -(-size // LANES) * LANES
 
 
 @njit(fastmath=FAST, error_model="numpy")
