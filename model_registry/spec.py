@@ -1,6 +1,6 @@
 """Model specifications: frozen values, no I/O."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
@@ -8,6 +8,17 @@ Family = Literal["transformer", "ssm", "hybrid"]
 Dtype = Literal["bfloat16", "float16", "float32"]
 EngineKind = Literal["torch", "vllm", "openai", "echo"]
 Quantization = Literal["int8", "int4", "fp8", "gguf"]
+
+QUANTIZED_WEIGHT_BYTES: Final[dict[Quantization, float]] = {
+    "int8": 1.07,
+    "int4": 0.75,
+    "fp8": 1.07,
+    "gguf": 1.15,
+}
+"""Bytes per quantized parameter, with its share of scales and of tensors kept in 16 bits.
+
+For GGUF the largest, that of 8-bit blocks; the first load measures the true size.
+"""
 
 #: Ids are looked up in a dict and never become a path or a URL of their own.
 ModelId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]

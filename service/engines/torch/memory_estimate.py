@@ -7,22 +7,11 @@ from typing import Any, Final
 from model_registry.errors import RegistryError
 from model_registry.footprint import DTYPE_BYTES, StateGrowth, predict, state_growth
 from model_registry.sources.model_files import read_config
-from model_registry.spec import Quantization, ResolvedModel
+from model_registry.spec import QUANTIZED_WEIGHT_BYTES, ResolvedModel
 from service.core.chat import ChatPrompt, ChatRequest, Prompt, TextPrompt, TokenPrompt
 from service.core.errors import ModelNotReady
 from service.core.ports import MemoryEstimate
 from service.engines.torch.options import TorchOptions
-
-WEIGHT_BYTES: Final[dict[Quantization, float]] = {
-    "int8": 1.07,
-    "int4": 0.75,
-    "fp8": 1.07,
-    "gguf": 1.15,
-}
-"""Bytes per quantized parameter, with its share of scales and of tensors kept in 16 bits.
-
-For GGUF the largest, that of 8-bit blocks; the first load measures the true size.
-"""
 
 PASS_TOKENS: Final = 512
 """Tokens that a compiled program has workspace for."""
@@ -63,7 +52,7 @@ class TorchMemoryEstimate:
         weights_bytes = footprint.weights_bytes
         if model.quantization is not None:
             parameters = weights_bytes / DTYPE_BYTES[model.dtype]
-            weights_bytes = round(parameters * WEIGHT_BYTES[model.quantization])
+            weights_bytes = round(parameters * QUANTIZED_WEIGHT_BYTES[model.quantization])
         self._context_tokens = model.spec.context_tokens
         self._max_answer_tokens = options.max_answer_tokens
         self.at_rest = MemoryEstimate(

@@ -6,14 +6,14 @@ import pytest
 
 from model_registry.catalog import load_catalog
 from model_registry.sources.locate import locate
-from model_registry.spec import Quantization
-from service.engines.torch.memory_estimate import WEIGHT_BYTES, TorchMemoryEstimate
+from model_registry.spec import QUANTIZED_WEIGHT_BYTES, Quantization
+from service.engines.torch.memory_estimate import TorchMemoryEstimate
 from service.engines.torch.options import TorchOptions
 
 
 def test_every_quantization_has_its_bytes():
     """A quantization that the catalogue takes is never a model that cannot be sized."""
-    assert set(get_args(Quantization)) == WEIGHT_BYTES.keys()
+    assert set(get_args(Quantization)) == QUANTIZED_WEIGHT_BYTES.keys()
 
 
 @pytest.mark.parametrize("name", ["reference-transformer", "reference-ssm", "reference-hybrid"])
