@@ -92,8 +92,8 @@ async def test_whoever_waits_is_told_of_any_failure(life, reason):
     async with asyncio.timeout(5):
         with pytest.raises(ModelNotReady, match=reason):
             await process.supervisor.ready()
+        await until(lambda: process.lives[0].closed)
 
-    assert process.lives[0].closed
     assert len(process.lost) == 1
     await process.supervisor.aclose()
 
