@@ -159,12 +159,17 @@ class DeviceMemory:
             return None
         return Reservation(self, account, state_bytes)
 
-    async def reserve_state(self, tenant: Tenant, state_bytes: int) -> Reservation | None:
+    async def reserve_state(
+        self, tenant: Tenant, state_bytes: int, *, again: bool = False
+    ) -> Reservation | None:
         """Reserve a request's state, in turn; None if the model is told to go meanwhile.
+
+        One that was sent back before waits in front of all others *again*: two requests that send
+        each other back would have their models loaded in turn for ever.
 
         Raises DoesNotFit or Overloaded.
         """
-        return await self._wait(tenant, state_bytes, is_load=False)
+        return await self._wait(tenant, state_bytes, is_load=False, again=again)
 
     def send_back(self, tenant: Tenant) -> None:
         """End the waits of a model's requests: the model is to go, and waits for them in turn.
@@ -233,14 +238,19 @@ class DeviceMemory:
             ):
                 self._grant(waiter)
 
-    async def _wait(self, tenant: Tenant, need_bytes: int, *, is_load: bool) -> Reservation | None:
+    async def _wait(
+        self, tenant: Tenant, need_bytes: int, *, is_load: bool, again: bool = False
+    ) -> Reservation | None:
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded(
                 f"{len(self._waiting)} loads and requests wait for memory; try again later",
                 retry_after_s=RETRY_S,
             )
         waiter = _Waiter(tenant, need_bytes, is_load, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiter)
+        if again:
+            self._waiting.appendleft(waiter)
+        else:
+            self._waiting.append(waiter)
         self.changed()
         try:
             outcome = await waiter.turn

@@ -83,6 +83,7 @@ class Use:
 
         A model that must go while the request waits for memory is left, and loaded again.
         """
+        again = False
         while True:
             self._loaded, load_ns = await self._hosted.enter()
             if load_ns is not None:
@@ -92,16 +93,17 @@ class Use:
                 return engine
             of_request = partial(engine.state_bytes, request)
             self._state_bytes = lambda tokens, of=of_request: of(prompt_tokens=tokens)
-            self._reservation = await self._reserve(engine.state_bytes(request))
+            self._reservation = await self._reserve(engine.state_bytes(request), again=again)
             if self._reservation is not None:
                 return engine
+            again = True
             self._leave()
 
-    async def _reserve(self, state_bytes: int) -> Reservation | None:
+    async def _reserve(self, state_bytes: int, *, again: bool) -> Reservation | None:
         memory = self._hosted.memory
         reserved = memory.try_reserve_state(self._hosted, state_bytes)
-        if reserved is None and not self._hosted.leaving:
-            reserved = await memory.reserve_state(self._hosted, state_bytes)
+        if reserved is None and (again or not self._hosted.leaving):
+            reserved = await memory.reserve_state(self._hosted, state_bytes, again=again)
         return reserved
 
     def adjust(self, prompt_tokens: int) -> None:

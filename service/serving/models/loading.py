@@ -165,12 +165,20 @@ class Loading:
             await asyncio.sleep(PROGRESS_S)
 
     async def _abandon(self, engine: Engine) -> None:
-        try:
-            await engine.aclose()
-        except Exception as error:  # noqa: BLE001 (the load's own failure is what counts)
-            log.warning("%s: undoing its load: %s", self._tenant.id, error)
-        finally:
-            self._hosting.memory.release(self._tenant)
+        """Undo a load; a cancellation waits until that is done."""
+        closing = asyncio.ensure_future(engine.aclose())
+        cancelled: asyncio.CancelledError | None = None
+        while not closing.done():
+            try:
+                await asyncio.wait([closing])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if not closing.cancelled() and (failure := closing.exception()) is not None:
+            # The load's own failure is what counts.
+            log.warning("%s: undoing its load: %s", self._tenant.id, failure)
+        self._hosting.memory.release(self._tenant)
+        if cancelled is not None:
+            raise cancelled
 
 
 @contextlib.asynccontextmanager

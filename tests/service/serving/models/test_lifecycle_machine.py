@@ -267,7 +267,7 @@ class ModelLives(RuleBasedStateMachine):
     def check_at_rest(self):
         pool, memory = self.bench.pool, self.bench.pool.memory
         for call in self.calls:
-            assert call.done(), call
+            assert call.done(), (call, memory)
             if call.cancelled():
                 assert call in self.cancelled
             else:
