@@ -35,22 +35,18 @@ REFUSALS = {"model_not_ready", "does_not_fit", "overloaded", "engine_failed", "e
 @pytest.fixture
 def service(tmp_path):
     """A real `triptych serve` of the trio: its address and its log."""
-    log = tmp_path / "serve.log"
+    log, config = tmp_path / "serve.log", tmp_path / "serve.toml"
+    config.write_text("drain_s = 5.0\nprobe = false\n")
     with log.open("wb") as output:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "service", "serve", "--port", "0", "--preload", "none"),
                 *("--data-dir", str(tmp_path / "data"), "--memory-budget", BUDGET),
+                *("--config", str(config)),
             ],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={
-                **os.environ,
-                "PYTHONUNBUFFERED": "1",
-                "OMP_NUM_THREADS": "1",
-                "TRIPTYCH_DRAIN_S": "5",
-                "TRIPTYCH_PROBE": "false",
-            },
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
         )
     deadline_s = time.monotonic() + START_LIMIT_S
     while (found := ADDRESS.search(log.read_text())) is None:
