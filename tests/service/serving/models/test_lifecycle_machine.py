@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from service.core.errors import EngineDied, EngineFailed, ModelNotReady, TriptychError
 from service.serving.models.life import Phase
-from tests.service.conftest import Bench, SizedEngine
+from support.bench import Bench, SizedEngine
 
 SIZES = {"one": 40, "two": 40, "three": 25, "one:int8": 30}
 MODELS = st.sampled_from(sorted(SIZES))
