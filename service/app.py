@@ -52,6 +52,9 @@ FREE_SHARE = 0.8
 #: How long interrupted requests get to tell their clients, in seconds.
 ABORT_S = 2.0
 
+#: How long the torch host gets at shutdown to unload its models before it is ended, in seconds.
+UNLOAD_S = 5.0
+
 log = logging.getLogger(__name__)
 
 
@@ -85,14 +88,20 @@ class Application:
             await self.pool.start(self.settings.preload)
             yield
         finally:
-            await self.pool.aclose()
-            await self.torch_host.aclose()
+            await self._close_engines()
             self.reports.close()
             lost = self.writer.close()
             self.store.close()
             self.lock.close()
             if lost:
                 log.error("%d records could not be written", lost)
+
+    async def _close_engines(self) -> None:
+        """Unload all models; a torch host that does not unload its own in time is ended."""
+        unloading = asyncio.create_task(self.pool.aclose(), name="unload all models")
+        await asyncio.wait([unloading], timeout=UNLOAD_S)
+        await self.torch_host.aclose()
+        await unloading
 
     async def drain(self) -> None:
         """Admit no more requests, and give those that run `drain_s` to end."""

@@ -112,6 +112,11 @@ class LiveService:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(START_LIMIT_S)
 
     @property
+    def running(self) -> bool:
+        """It has not ended."""
+        return self._thread.is_alive()
+
+    @property
     def requests(self) -> int:
         """How many requests wait or run."""
         assert self.application is not None

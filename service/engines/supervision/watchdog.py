@@ -25,7 +25,7 @@ class Workload(Struct, frozen=True, kw_only=True):
     requests: int = 0
     """Requests that wait or run."""
     calls: int = 0
-    """Unanswered loads and calls, which take no steps."""
+    """Unanswered loads, unloads and calls, which take no steps."""
     slow_steps: bool = False
     """Long steps are to be expected: it loads, compiles, or prefills where that cannot be seen."""
 
@@ -87,4 +87,4 @@ class Watchdog:
 def _described(work: Workload) -> str:
     if work.requests:
         return f"{work.requests} request{'s' if work.requests > 1 else ''} waited or ran"
-    return "it was asked to load or to tokenize"
+    return "it was asked to load, to unload or to tokenize"

@@ -110,7 +110,7 @@ class TorchEngine:
 
     def _leave(self) -> None:
         """Have the model unloaded, if the host has it."""
-        self._open, self.loading, self._loaded = False, False, None
+        self._open, self._loaded = False, None
         if not self._ordered:
             self._host.close(self.model.id, self)
         elif self._freed is None:
@@ -130,6 +130,11 @@ class TorchEngine:
     # Called by the host
 
     @property
+    def awaited(self) -> bool:
+        """Whether the host was asked to load or unload the model, and has not done so yet."""
+        return self._ordered and self._loaded is None
+
+    @property
     def unproven(self) -> bool:
         """Whether it loads, or runs requests and has answered none yet: its steps may compile."""
         return self.loading or (self._running > 0 and not self._answered)
@@ -143,7 +148,7 @@ class TorchEngine:
         """Reset the state; fail a load that is waited for, count one that is not."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(ModelNotReady(f"{self.model.id} was not loaded. {reason}"))
-        elif self.loading:
+        elif self.loading and self._open:
             self._fatal_loads += 1
             if self._fatal_loads >= FATAL_LOADS:
                 self._trouble = (

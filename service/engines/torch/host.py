@@ -31,6 +31,10 @@ class Hosted(Protocol):
     """Whether the host reads the model."""
 
     @property
+    def awaited(self) -> bool:
+        """Whether the host was asked to load or unload the model, and has not done so yet."""
+
+    @property
     def unproven(self) -> bool:
         """Whether it loads, or runs requests and has answered none yet: its steps may compile."""
 
@@ -220,10 +224,10 @@ class TorchHost:
         return self._process
 
     def _workload(self) -> Workload:
-        loading = sum(engine.loading for engine in self._engines.values())
+        awaited = sum(engine.awaited for engine in self._engines.values())
         return Workload(
             requests=len(self.streams),
-            calls=len(self.calls) + loading,
+            calls=len(self.calls) + awaited,
             slow_steps=any(engine.unproven for engine in self._engines.values()),
         )
 
