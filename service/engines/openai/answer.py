@@ -64,9 +64,9 @@ class ArrivingAnswer:
         """It reached a limit that the server was not told of, and was ended here."""
 
     @property
-    def begun(self) -> bool:
-        """Tokens of the answer have arrived."""
-        return self._first_ns is not None
+    def pieces(self) -> int:
+        """Pieces of the answer that have arrived, each with one token or more."""
+        return self._pieces
 
     @property
     def complete(self) -> bool:

@@ -26,13 +26,16 @@ QUESTION_S: Final = 30.0
 END_S: Final = 1.0
 """Wait for the end of a response whose answer is complete: the connection can then be reused."""
 
+LONGEST_ERROR_BYTES: Final = 64 * 1024
+"""What is read of a refusal: many times the message that is kept of it."""
+
 
 class Progress(Protocol):
     """Answer that is being received."""
 
     @property
-    def begun(self) -> bool:
-        """Tokens have arrived."""
+    def pieces(self) -> int:
+        """Pieces that have arrived, each with one token or more."""
 
     @property
     def complete(self) -> bool:
@@ -102,25 +105,24 @@ class Connection:
     ) -> AsyncGenerator[tuple[int, list[bytes]]]:
         """Yield the data of events with the time (ns, CLOCK_MONOTONIC) that they arrived at.
 
-        Once the answer has begun, comments no longer count as signs of life.
+        Once the answer has begun, only its tokens and its end count as signs of life.
         """
         # Bytes as they came are cheaper, where nothing has to be decoded.
         encoded = "content-encoding" in response.headers
-        pieces = response.aiter_bytes() if encoded else response.aiter_raw()
+        arriving = response.aiter_bytes() if encoded else response.aiter_raw()
         reader = SseReader()
         loop = asyncio.get_running_loop()
-        limit_s = self._server.first_byte_s
-        deadline_s = loop.time() + limit_s
+        deadline_s = loop.time() + self._limit_s(answer)
         while True:
             try:
                 async with asyncio.timeout_at(deadline_s):
-                    received = await anext(pieces, None)
+                    received = await anext(arriving, None)
             except CONNECTION_ERRORS as error:
                 raise self._far_side.broke(error) from error
             except TimeoutError:
                 if answer.complete:
                     return
-                raise self._far_side.silent(limit_s) from None
+                raise self._far_side.silent(self._limit_s(answer)) from None
             if received is None:
                 return
             at_ns = time.monotonic_ns()
@@ -128,22 +130,31 @@ class Connection:
                 events = reader.push(received)
             except ValueError as error:
                 raise self._far_side.failed("sent an event that is too long", str(error)) from error
+            before = answer.pieces, answer.complete
             if events:
                 yield at_ns, events
-            if answer.begun and not events:
-                continue
-            if answer.begun:
-                limit_s = END_S if answer.complete else self._server.between_tokens_s
-            deadline_s = loop.time() + limit_s
+            if not answer.pieces or (answer.pieces, answer.complete) != before:
+                deadline_s = loop.time() + self._limit_s(answer)
 
-    async def read(self, response: httpx.Response) -> None:
-        """Read the whole body of a response that is no stream."""
+    def _limit_s(self, answer: Progress) -> float:
+        """Longest wait for the next sign of life."""
+        if answer.complete:
+            return END_S
+        return self._server.between_tokens_s if answer.pieces else self._server.first_byte_s
+
+    async def read(self, response: httpx.Response) -> bytes:
+        """Read the beginning of the body of a response that is no stream."""
+        content = bytearray()
         try:
             async with asyncio.timeout(min(QUESTION_S, self._server.first_byte_s)):
-                await response.aread()
+                async for received in response.aiter_bytes():
+                    content += received
+                    if len(content) >= LONGEST_ERROR_BYTES:
+                        break
         except (*CONNECTION_ERRORS, TimeoutError) as error:
             status = f"answered with status {response.status_code}"
             raise self._far_side.failed(status, "its body did not arrive") from error
+        return bytes(content)
 
     def _unreached(self, error: Exception) -> EngineFailed:
         timed_out = isinstance(error, httpx.TimeoutException | TimeoutError)

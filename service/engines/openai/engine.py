@@ -119,13 +119,13 @@ class OpenAiEngine:
 
     async def _refusal(self, response: httpx.Response) -> TriptychError:
         """Return what a response stands for that is no answer."""
-        await self._connection.read(response)
+        content = await self._connection.read(response)
         if response.status_code == httpx.codes.NOT_FOUND:
             with contextlib.suppress(*CONNECTION_ERRORS, *_NO_LIST):
                 models = await self._models()
                 if self.server.model not in models:
                     return self._missing(models)
-        return self._far_side.of_status(response.status_code, response.headers, response.content)
+        return self._far_side.of_status(response.status_code, response.headers, content)
 
     async def _models(self) -> dict[str, int | None]:
         """List the server's models with their context lengths, None where it does not say."""

@@ -1,11 +1,16 @@
 """Chunks that servers of the OpenAI API stream; only what is read here is decoded."""
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from service.core.events import StateBytes, TokenAlternative, TokenLogprob
+
+Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+"""Tokens or bytes; records and metrics take neither negative ones nor more than 64 bits."""
+Milliseconds = Annotated[float, Meta(ge=0)]
 
 
 class ChatToken(Struct, frozen=True):
@@ -19,7 +24,7 @@ class ChatLogprob(ChatToken, frozen=True):
     """Token of a chat answer."""
 
     bytes: list[int] | None = None
-    top_logprobs: list[ChatToken] = []
+    top_logprobs: list[ChatToken] | None = None
 
 
 class Logprobs(Struct, frozen=True):
@@ -51,33 +56,44 @@ class Choice(Struct, frozen=True):
 class TokenDetails(Struct, frozen=True):
     """Prompt tokens that were not computed again."""
 
-    cached_tokens: int | None = None
+    cached_tokens: Count | None = None
 
 
 class Usage(Struct, frozen=True):
     """Token counts of the server."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
     prompt_tokens_details: TokenDetails | None = None
+
+
+class State(StateBytes, frozen=True, kw_only=True):
+    """State bytes that another Triptych reports."""
+
+    attention_kv_bytes: Count | None = None
+    window_kv_bytes: Count | None = None
+    ssm_state_bytes: Count | None = None
+    conv_state_bytes: Count | None = None
+    snapshot_bytes: Count | None = None
+    reserved_bytes: Count | None = None
 
 
 class Metrics(Struct, frozen=True):
     """Measurements of a request by vLLM (the first two) and Triptych."""
 
-    time_to_first_token_ms: float | None = None
+    time_to_first_token_ms: Milliseconds | None = None
     """From the arrival of the request at the server."""
-    queue_time_ms: float | None = None
-    prefill_ms: float | None = None
-    cached_tokens: int | None = None
-    state: StateBytes | None = None
+    queue_time_ms: Milliseconds | None = None
+    prefill_ms: Milliseconds | None = None
+    cached_tokens: Count | None = None
+    state: State | None = None
 
 
 class Timings(Struct, frozen=True):
     """Measurements of a request by llama.cpp."""
 
-    prompt_ms: float | None = None
-    cache_n: int | None = None
+    prompt_ms: Milliseconds | None = None
+    cache_n: Count | None = None
 
 
 class Chunk(Struct, frozen=True):
@@ -124,7 +140,8 @@ def _tokens(found: Logprobs) -> Iterator[TokenLogprob]:
     if found.content is not None:
         for token in found.content:
             top = tuple(
-                TokenAlternative(None, other.token, other.logprob) for other in token.top_logprobs
+                TokenAlternative(None, other.token, other.logprob)
+                for other in token.top_logprobs or ()
             )
             yield TokenLogprob(token_id=None, text=token.token, logprob=token.logprob, top=top)
         return

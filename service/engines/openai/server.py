@@ -11,9 +11,13 @@ from model_registry.spec import Remote, ResolvedModel
 from service.core.chat.sampling import ServerKind
 from service.core.errors import ModelNotReady
 
-#: URLs, IP addresses, hosts with a port, and absolute paths of files.
+#: URLs, IP addresses, hosts with a port, and absolute paths of files, Windows' too.
 _ADDRESS: Final = re.compile(
     r"""\b[a-z][a-z0-9+.-]*://[^\s'"]+
+    | \[[0-9a-f:.]*:[0-9a-f:.]*\](?::\d+)?
+    | (?<![\w:])(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}\b
+    | (?<![\w:])(?:[0-9a-f]{1,4}:){1,6}(?::[0-9a-f]{1,4}){1,6}\b
+    | \b[a-z]:\\[^\s'"]+
     | \b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b
     | \b(?:localhost|[a-z0-9-]+(?:\.[a-z0-9-]+)+):\d{2,5}\b
     | (?<![\w/])/[^\s/'"]+/[^\s'"]+""",

@@ -158,6 +158,31 @@ async def test_a_model_that_went_away_is_answered_with_those_that_are_there(ask)
         await ask(prepare, start=start)
 
 
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"choices": [], "usage": {"prompt_tokens": -5}},
+        {"choices": [], "usage": {"completion_tokens": 2**63}},
+        {"choices": [], "metrics": {"state": {"reserved_bytes": 2**63}}},
+        {"choices": [], "timings": {"prompt_ms": -1.0}},
+    ],
+)
+async def test_impossible_counts_fail_the_request(ask, last):
+    """Once they reached metrics and records, which took them for bugs of the service."""
+    with pytest.raises(EngineFailed, match="no chunk of an answer"):
+        await ask(lambda far: far.streams([*PLAIN, last]))
+
+
+async def test_a_long_error_is_read_no_further_than_needed(ask):
+    """Once a refusal of any length was held in memory."""
+
+    def prepare(far):
+        far.script = [b"HTTP/1.1 400 X\r\n\r\nBad ", *[b"x" * 2**20] * 8]
+
+    with pytest.raises(InvalidRequest, match="Bad xxx"):
+        await ask(prepare)
+
+
 @pytest.mark.parametrize("listed", [[], {"data": ["far"]}, {"data": None}])
 async def test_a_server_without_a_list_of_models_is_none(ask, listed):
     """What answers something else is no server of the OpenAI API."""
@@ -209,6 +234,8 @@ def test_a_key_is_not_shown():
         (502, "upstream http://inner.example/v1 is gone"),
         (503, "open /srv/models/secret.gguf: no such file"),
         (404, "no such file: /srv/models/secret.gguf"),
+        (400, "Bad value on [fd00::17]:8000, which is fd00::17 or fe80:1:2:3:4:5:6:7"),
+        (400, r"Bad value in C:\srv\models\secret.gguf"),
         (
             400,
             "Bad value at http://inner.example:81/v1 in /srv/models/x.gguf of 10.1.2.3:8000",
@@ -224,7 +251,7 @@ async def test_addresses_and_paths_of_the_far_side_reach_no_client(ask, caplog, 
     with pytest.raises(TriptychError) as caught:
         await ask(prepare)
 
-    for hidden in ("10.1.2.3", "inner.example", "/srv", "http:", "far.sock"):
+    for hidden in ("10.1.2.3", "inner.example", "srv", "http:", "far.sock", "fd00", "fe80"):
         assert hidden not in str(caught.value)
     assert ("Bad value" in str(caught.value)) == (status == 400)
     assert (message in caplog.text) == (status != 400)
@@ -240,9 +267,21 @@ async def test_an_error_within_a_stream_shows_no_address(ask, caplog):
     assert "10.1.2.3:8000" in caplog.text
 
 
+async def test_a_token_may_have_null_for_its_alternatives(ask):
+    """Once the whole answer failed."""
+    content = [{"token": "Hello", "logprob": -0.5, "top_logprobs": None}]
+    choice = PLAIN[0]["choices"][0] | {"logprobs": {"content": content}}
+
+    _, events = await ask(lambda far: far.streams([{"choices": [choice]}, PLAIN[1]]), logprobs=0)
+
+    (first, *_) = (event for event in events if isinstance(event, Delta))
+    assert [(each.logprob, each.top) for each in first.logprobs] == [(-0.5, ())]
+
+
 HEAD = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n"
 CHUNK = f"data: {json.dumps(PLAIN[0])}\n\n".encode()
 PING = b": keep-alive\n\n"
+EMPTY = b'data: {"choices": [{"delta": {"content": ""}}]}\n\n'
 LIMITS = {"first_byte_s": 0.3, "between_tokens_s": 0.3}
 
 
@@ -252,10 +291,11 @@ LIMITS = {"first_byte_s": 0.3, "between_tokens_s": 0.3}
         [],
         [HEAD],
         [HEAD, CHUNK],
-        [HEAD, CHUNK, *[0.1, PING] * 20],
+        [HEAD, CHUNK, *[0.1, PING] * 60],
+        [HEAD, CHUNK, *[0.1, EMPTY] * 60],
         [b"HTTP/1.1 500 X\r\ncontent-length: 9\r\n\r\n{"],
     ],
-    ids=["no head", "no chunk", "one chunk", "comments alone", "half an error"],
+    ids=["no head", "no chunk", "one chunk", "comments alone", "empty chunks", "half an error"],
 )
 async def test_a_server_that_hangs_is_given_up(ask, script):
     """Wherever it stops, comments that only keep a connection open are no progress of an answer."""
