@@ -1,6 +1,8 @@
 """Records over HTTP: pages, one record, summaries, exports."""
 
 import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -26,21 +28,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LONGEST_INSTANT = 64
 _LONGEST_WINDOW_S = 36_500 * 86_400
-_PARAMETERS = frozenset(
-    [
-        "model",
-        "family",
-        "status",
-        "endpoint",
-        "requested_model",
-        "comparison_id",
-        "since",
-        "until",
-        "limit",
-        "cursor",
-        "window",
-        "format",
-    ]
+_FILTERS = frozenset(
+    ["model", "family", "status", "endpoint", "requested_model", "comparison_id", "since", "until"]
 )
 
 ReportsOfService = NamedDependency[SkipValidation[Reports]]
@@ -63,10 +52,13 @@ def provide_filter(  # noqa: PLR0913 - one argument a query parameter
     until: Instant = None,
 ) -> RecordFilter:
     """Build the filter from the query."""
+    own = request.route_handler.opt.get("parameters", ())
     for name in request.query_params:
         # A filter with a typing error would otherwise report on all records.
-        if name not in _PARAMETERS:
+        if name not in _FILTERS and name not in own:
             raise InvalidRequest(f"There is no query parameter {name!r} here.", param=name)
+        if len(request.query_params.getall(name)) > 1:
+            raise InvalidRequest(f"The query parameter {name!r} is given twice.", param=name)
     return RecordFilter(
         model=model,
         family=family,
@@ -79,7 +71,7 @@ def provide_filter(  # noqa: PLR0913 - one argument a query parameter
     )
 
 
-@get("/", summary="A page of records, newest first")
+@get("/", summary="A page of records, newest first", parameters=("limit", "cursor"))
 async def list_records(
     reports: ReportsOfService,
     where: NamedDependency[RecordFilter],
@@ -100,6 +92,7 @@ async def get_record(reports: ReportsOfService, request_id: FromPath[str]) -> Re
     "/summary",
     summary="Counts, sums and percentiles",
     responses={200: ResponseSpec(RecordSummary, description="In total, and by model and window")},
+    parameters=("window",),
 )
 async def summarize_records(
     request: Request[Any, Any, Any],
@@ -123,17 +116,26 @@ async def summarize_records(
     return Response(summary, media_type=MediaType.JSON).to_asgi_response(None, request)
 
 
-@get("/export", summary="Records as a file")
+@get("/export", summary="Records as a file", parameters=("format",))
 async def export_records(
     reports: ReportsOfService,
     where: NamedDependency[RecordFilter],
-    form: Annotated[ExportFormat, QueryParameter(name="format")] = "jsonl",
+    format: FromQuery[ExportFormat] = "jsonl",  # noqa: A002 - errors name it
 ) -> Stream:
-    """All matching records, oldest first, as JSON lines, CSV or Parquet."""
+    """All matching records, oldest first, as JSON lines, CSV or Parquet. 503 while others run."""
+    pieces = reports.export(where, format)
+    first = await anext(pieces, b"")  # its errors have a status yet
+
+    async def whole() -> AsyncGenerator[bytes]:
+        async with aclosing(pieces):
+            yield first
+            async for piece in pieces:
+                yield piece
+
     return Stream(
-        await reports.export(where, form),
-        media_type=MEDIA_TYPES[form],
-        headers={"content-disposition": f'attachment; filename="records.{form}"'},
+        whole(),
+        media_type=MEDIA_TYPES[format],
+        headers={"content-disposition": f'attachment; filename="records.{format}"'},
     )
 
 

@@ -18,13 +18,7 @@ ALL = "Include models and routes that cannot answer here; `status.error` has the
 @get(["/v1/models", "/models", "/m/{model:str}/v1/models"], summary="List models", tags=["openai"])
 async def list_models(
     services: Deps,
-    everything: Annotated[
-        bool,
-        QueryParameter(
-            name="all",
-            description="Include models that cannot be served here; `status.error` has the reason.",
-        ),
-    ] = False,
+    all: Annotated[bool, QueryParameter(description=ALL)] = False,  # noqa: A002 - errors name it
 ) -> ModelList:
     """List the models, variants and routes that can answer on this machine."""
     models = services.pool.snapshot()
@@ -34,13 +28,9 @@ async def list_models(
             *(
                 route_card(name, route, models, _CREATED)
                 for name, route in routes.items()
-                if everything or any(models[arm.model].servable for arm in route.arms)
+                if all or any(models[arm.model].servable for arm in route.arms)
             ),
-            *(
-                model_card(status, _CREATED)
-                for status in models.values()
-                if status.servable or everything
-            ),
+            *(model_card(status, _CREATED) for status in models.values() if status.servable or all),
         ]
     )
 

@@ -87,8 +87,11 @@ class HostedModel:
         self.life.check_idle()
 
     def _refuse_if_down(self, engine: Engine) -> None:
-        """Refuse at once what a supervised engine cannot answer, with when to come back."""
-        if (trouble := self.trouble) is not None:
+        """Refuse at once while the engine's process is being restarted, with when to come back.
+
+        A remote server that was out of reach is asked: nothing else tells that it is back.
+        """
+        if isinstance(engine, Restartable) and (trouble := self.trouble) is not None:
             raise EngineFailed(trouble, retry_after_s=self._restart_s(engine))
 
     # Operators

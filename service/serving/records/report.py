@@ -3,11 +3,12 @@
 Each waits until everything submitted before is stored, so that a client reads its own requests.
 """
 
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator
+from typing import Final
 
 from msgspec import Struct
 
-from service.core.errors import NotFound
+from service.core.errors import NotFound, Overloaded
 from service.core.ports import RecordFilter, RecordSink, RecordStore
 from service.core.summary import RecordSummary
 from service.serving.records.export import ExportFormat, export
@@ -23,6 +24,11 @@ class ReportedPage(Struct, frozen=True, kw_only=True):
     """Continues after this page; null on the last one."""
 
 
+MOST_EXPORTS: Final = 4
+"""Exports at once, each of which holds some 20 MB."""
+EXPORT_RETRY_S: Final = 10.0
+
+
 class Reports:
     """Reads records of one store. Every method raises StoreUnavailable where that fails.
 
@@ -34,6 +40,9 @@ class Reports:
         self._sink = sink
         self._pages = QueryPool("pages", threads=2, max_waiting=64)
         self._summaries = QueryPool("summaries", threads=1, max_waiting=8)
+        # One read an export, and those of abandoned exports, which end soon.
+        self._exports = QueryPool("exports", threads=2, max_waiting=4 * MOST_EXPORTS)
+        self._exporting = 0
 
     @property
     def summaries(self) -> int:
@@ -70,12 +79,24 @@ class Reports:
             lambda cancelled: self._store.summary(where, window_ns=window_ns, cancelled=cancelled)
         )
 
-    async def export(self, where: RecordFilter, form: ExportFormat) -> Iterator[bytes]:
-        """A file, chunk by chunk; reading each one blocks."""
-        await self._sink.flushed()
-        return export(self._store.iterate(where), form)
+    async def export(self, where: RecordFilter, form: ExportFormat) -> AsyncGenerator[bytes]:
+        """Yield a file in pieces. Raises Overloaded while as many exports run as may."""
+        if self._exporting >= MOST_EXPORTS:
+            raise Overloaded(
+                f"{MOST_EXPORTS} exports run already; try again later.",
+                retry_after_s=EXPORT_RETRY_S,
+            )
+        self._exporting += 1
+        try:
+            await self._sink.flushed()
+            pieces = export(self._store.iterate(where), form)
+            while (piece := await self._exports.run(lambda _: next(pieces, None))) is not None:
+                yield piece
+        finally:
+            self._exporting -= 1
 
     def close(self) -> None:
         """Cancel what runs."""
         self._pages.close()
         self._summaries.close()
+        self._exports.close()

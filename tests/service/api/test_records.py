@@ -6,6 +6,7 @@ import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from pathlib import Path
 
 import httpx
@@ -20,10 +21,10 @@ from litestar.testing import TestClient
 
 from service.api.errors import EXCEPTION_HANDLERS
 from service.api.records import record_handlers
-from service.core.errors import QueryCancelled
-from service.core.ports import RecordStore
+from service.core.errors import Overloaded, QueryCancelled, StoreUnavailable
+from service.core.ports import RecordFilter, RecordStore
 from service.core.record import RequestRecord
-from service.serving.records.report import Reports
+from service.serving.records.report import MOST_EXPORTS, Reports
 from service.storage import open_store
 from service.storage.writer import RecordWriter
 from support.waiting import wait_until
@@ -252,6 +253,65 @@ def test_parquet_reads_back(client, sink, make_record: MakeRecord) -> None:
     assert table.num_rows == 2400
     assert table.column("accepted_at_ns").to_pylist() == list(range(2400))
     assert table.column("window_kv_bytes").null_count == 2400
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "param"),
+    [
+        ("/export", "limit=1", "limit"),
+        ("/export", "window=1h", "window"),
+        ("/export", "format=xml", "format"),
+        ("/summary", "format=csv", "format"),
+        ("", "window=1h", "window"),
+        ("", "limit=1&limit=2", "limit"),
+        ("/summary", "model=a&model=b", "model"),
+        ("/summary", "where=x", "where"),
+    ],
+)
+def test_no_query_parameter_is_ignored(client, path: str, query: str, param: str) -> None:
+    """Each endpoint refuses those of the others, and repeated ones: once they had no effect."""
+    answer = client.get(f"/v1/records{path}?{query}")
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+
+
+async def test_exports_are_bounded_in_number(store, sink, make_record: MakeRecord) -> None:
+    """Each takes a thread and some 20 MB: beyond the bound they are refused, until one ends."""
+    for n in range(3000):
+        sink.submit(make_record(f"r{n:04}", accepted_at_ns=n))
+    reports = Reports(store, sink)
+    running = [reports.export(RecordFilter(), "csv") for _ in range(MOST_EXPORTS)]
+    for export in running:
+        assert await anext(export)
+
+    with pytest.raises(Overloaded) as caught:
+        await anext(reports.export(RecordFilter(), "csv"))
+    await running.pop().aclose()
+    async with aclosing(reports.export(RecordFilter(), "csv")) as another:
+        whole = b"".join([part async for part in another])
+
+    assert caught.value.retry_after_s
+    assert len(whole.splitlines()) == 3001
+    for export in running:
+        await export.aclose()
+    reports.close()
+
+
+def test_an_export_that_is_refused_is_503(client, store, monkeypatch) -> None:
+    """The first piece is read before the status is sent: once a failure broke the file off."""
+    monkeypatch.setattr(store, "iterate", broken)
+
+    answer = client.get("/v1/records/export")
+
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "store_unavailable"
+
+
+def broken(_where: RecordFilter) -> Iterator[RequestRecord]:
+    """A store that fails while it is read."""
+    raise StoreUnavailable("The record store cannot be used: disk I/O error.")
+    yield
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])

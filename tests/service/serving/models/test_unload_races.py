@@ -173,6 +173,7 @@ async def test_a_model_whose_engine_restarts_refuses_with_a_time(bench):
     """Clients are told when to come back, as a cold load would have let them wait."""
     b = bench()
     await b.ask()
+    b.engines["one"].restarts, b.engines["one"].restarting = 0, True
     b.engines["one"].trouble = lambda: "the host is being started again"
     with pytest.raises(EngineFailed, match="started again") as caught:
         await b.ask()
@@ -180,6 +181,17 @@ async def test_a_model_whose_engine_restarts_refuses_with_a_time(bench):
     status = b.pool.status("one")
     assert status.down
     assert status.retry_after_s >= 1
+
+
+async def test_a_server_out_of_reach_is_asked_again(bench):
+    """Only the next request can tell that it is back: once it was refused unasked."""
+    b = bench()
+    await b.ask()
+    b.engines["one"].trouble = lambda: "could not be reached 3 times"
+
+    await b.ask()
+
+    assert b.pool.status("one").down
 
 
 async def test_a_restarted_engine_is_probed_again(bench):
