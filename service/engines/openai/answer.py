@@ -172,7 +172,7 @@ class ArrivingAnswer:
             scheduled_ns = max(self._queued_ns, self._first_ns - round(told_ms * 1e6))
         prompt_tokens = usage.prompt_tokens if usage else self._prompt_tokens
         completion_tokens = usage.completion_tokens if usage else self._tokens
-        state = self._last.metrics.state if self._last.metrics else None
+        state: StateBytes | None = self._last.metrics.state if self._last.metrics else None
         if state is None and state_bytes and prompt_tokens and completion_tokens is not None:
             state = state_bytes(prompt_tokens + completion_tokens)
         return Finished(
