@@ -1,4 +1,4 @@
-"""Where the service listens, and how a request to it is written."""
+"""Address of the service under test, and encoding of requests to it."""
 
 from urllib.parse import urlsplit
 
@@ -20,7 +20,7 @@ class Address(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def parse(cls, base_url: str) -> "Address":
-        """The parts of a URL such as `http://127.0.0.1:8000`. Raises LoadTestError."""
+        """Parse a URL such as `http://127.0.0.1:8000`. Raises LoadTestError."""
         try:
             parts = urlsplit(base_url)
             port = parts.port

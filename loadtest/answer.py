@@ -12,7 +12,7 @@ _OK = 200
 
 
 class ServerMetrics(Struct, frozen=True, kw_only=True):
-    """What a Triptych service sends with its last chunk; None where it does not."""
+    """Metrics that a Triptych service sends with its last chunk; None where it sends none."""
 
     request_id: str | None = None
     cold: bool | None = None
@@ -50,9 +50,9 @@ class _Wrong(Exception):
 
 
 class Reading:
-    """What one answer says, and when its text arrived.
+    """Content of an answer, and the arrival times of its text.
 
-    An event counts as arrived at the stamp of the piece that completed it: events that the service
+    An event counts as arrived at the stamp of the chunk that completed it: events that the service
     wrote together, or the kernel joined, have the same stamp.
     """
 

@@ -1,4 +1,4 @@
-"""One streamed chat request: written, handed to the measuring process, and observed."""
+"""Client: writes streamed chat requests, has them sent, and observes the answers."""
 
 import itertools
 
@@ -79,7 +79,7 @@ def body(question: Question, sampling: Sampling) -> bytes:
 
 
 def observe(question: Question, exchange: Exchange) -> Observation:
-    """What the exchange says of the request."""
+    """Derive the observation of a request from its exchange."""
     reading = Reading(exchange)
     return Observation(
         number=question.number,

@@ -1,4 +1,4 @@
-"""One request as the client saw it: stamps in nanoseconds of its own CLOCK_MONOTONIC."""
+"""A request as the client saw it; timestamps are nanoseconds of its own CLOCK_MONOTONIC."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ Outcome = Literal["ok", "refused", "failed", "timeout"]
 
 
 class Observation(Struct, frozen=True, kw_only=True):
-    """One request. Times count from the planned moment, so that a late client shows.
+    """A request. Times count from the planned moment, so that a late client shows.
 
     `…_from_sent_ms` counts from the moment of sending, as the service can see it.
     """

@@ -18,11 +18,11 @@ class Arrivals(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     process: Literal["poisson", "constant"] = "poisson"
     """`poisson`: exponential gaps of mean 1/rate; `constant`: equal gaps."""
     rate_per_s: _Positive
-    """Requests a second, to the one model whose turn it is."""
+    """Requests per second, to the model whose turn it is."""
 
 
 class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How answers are generated, the same for every model."""
+    """Sampling parameters, the same for every model."""
 
     max_tokens: _Count = 64
     """Longest answer, in tokens."""
@@ -64,7 +64,7 @@ class Validity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Plan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One load test. Each model gets the same prompts at the same offsets, block by block."""
+    """A load test. Each model gets the same prompts at the same offsets, block by block."""
 
     description: str = ""
     """Title of the schedule."""

@@ -1,4 +1,4 @@
-"""Live progress on stderr: a bar a model, with its errors and the latest first token."""
+"""Live progress on stderr: one bar per model, with its errors and latest TTFT."""
 
 from types import TracebackType
 from typing import Self

@@ -25,7 +25,7 @@ _WARMUP_BLOCK = -1
 
 
 class Results(Struct, kw_only=True):
-    """What has been observed so far; whole unless `interrupted`."""
+    """Observations so far; complete unless `interrupted`."""
 
     run_id: str
     """Begins every client request id of the run."""
@@ -59,7 +59,7 @@ async def run(
 ) -> Results:
     """Warm every model up, then take all turns; *watch* is called with each measured request.
 
-    Cancelling (Ctrl-C) gives up what is under way and returns what there is.
+    Cancelling (Ctrl-C) abandons requests in flight and returns the observations so far.
 
     Raises:
         LoadTestError: The measuring process died.

@@ -13,7 +13,7 @@ from loadtest.plan import Plan
 
 
 class Send(Struct, frozen=True, kw_only=True):
-    """One planned request."""
+    """A planned request."""
 
     number: int
     """Index among all requests of the test."""

@@ -1,1 +1,1 @@
-"""Which models exist and how big they are."""
+"""The model registry: catalogue, files and predicted sizes of models."""

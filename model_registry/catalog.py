@@ -1,4 +1,4 @@
-"""The catalogue: one TOML file a model, decoded strictly."""
+"""The catalogue: one TOML file per model, decoded strictly."""
 
 import difflib
 import tomllib

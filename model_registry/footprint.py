@@ -41,7 +41,7 @@ class Footprint(Struct, frozen=True, kw_only=True):
 
 
 class StateGrowth(Struct, frozen=True, kw_only=True):
-    """How the state of one sequence grows: made once a model, asked for every request."""
+    """Growth of a sequence's state with its length: built once per model, used per request."""
 
     constant_bytes: int
     """Recurrent and convolution state, whatever the length."""
@@ -51,7 +51,7 @@ class StateGrowth(Struct, frozen=True, kw_only=True):
     """Keys and values of one token in layers with a window, and the tokens that are kept."""
 
     def kv_bytes(self, tokens: int) -> int:
-        """Keys and values of a sequence of so many tokens."""
+        """Bytes of keys and values of a sequence of *tokens* tokens."""
         return self.token_bytes * tokens + sum(
             token_bytes * min(tokens, kept_tokens) for token_bytes, kept_tokens in self.windows
         )

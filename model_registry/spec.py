@@ -100,7 +100,7 @@ class Remote(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class ModelSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One catalogue entry, as read from `models/ID.toml`."""
+    """A catalogue entry, as read from `models/ID.toml`."""
 
     id: ModelId
     family: Family

@@ -60,7 +60,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Application:
-    """Everything that serves, built but not yet running."""
+    """The service and its parts, built but not yet running."""
 
     settings: Settings
     api: ASGIApp
@@ -273,7 +273,7 @@ def _memory_reporter(
     torch_host: TorchHost,
     budget: _Budget,
 ) -> Callable[[], Awaitable[MemoryReport]]:
-    """Reports who holds how much memory."""
+    """Create the reporter of memory by model and process."""
 
     async def report() -> MemoryReport:
         found = await asyncio.to_thread(probes.read)  # it walks all pages of each process

@@ -16,15 +16,15 @@ class TorchSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The table `[torch]`: the engine that computes on this machine."""
 
     threads: Annotated[int, Meta(ge=0)] = 0
-    """Threads that models compute with; 0: `OMP_NUM_THREADS` of the environment, else all cores."""
+    """Compute threads; 0: `OMP_NUM_THREADS` of the environment, else all cores."""
     kernels: Literal["auto", "compiled", "eager"] = "auto"
-    """Compiled programs or transformers' own code; `auto` compiles what there is a program for."""
+    """Compiled programs or transformers' own code; `auto` compiles every supported architecture."""
     max_itl_ms: Annotated[float, Meta(gt=0)] = 100.0
     """Inter-token latency of running answers, in milliseconds, that prefill should not exceed."""
 
 
 class VllmSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table `[vllm]`: how vLLM is run for the models that name it as their engine."""
+    """The table `[vllm]`: options of vLLM for the models that name it as their engine."""
 
     python: str = ""
     """Interpreter that has vLLM; empty: `.venv-vllm/bin/python`, else the service's own."""
@@ -39,7 +39,7 @@ class VllmSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     threads: Annotated[int, Meta(ge=0)] = 0
     """Threads that a model computes with on the CPU; 0: as many as the torch engine by default."""
     start_s: Annotated[float, Meta(gt=0)] = 900.0
-    """Longest time that a start may take, in seconds."""
+    """Time limit of a start, in seconds."""
 
 
 class CompareSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,7 +48,7 @@ class CompareSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     enabled: bool = True
     """Answer `/v1/compare`; otherwise it gets 403."""
     max_wait_s: Annotated[float, Meta(ge=0)] = 30.0
-    """Longest time an isolated arm waits for a moment at which nothing else runs, in seconds."""
+    """Longest wait of an isolated arm for an idle machine, in seconds."""
     max_stall_s: Annotated[float, Meta(ge=0)] = 10.0
     """Longest time any other request is held back for an isolated arm, in seconds."""
     max_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
@@ -56,18 +56,18 @@ class CompareSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class HttpSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table `[http]`: how long connections may do nothing."""
+    """The table `[http]`: time limits of connections."""
 
     idle_s: Annotated[float, Meta(gt=0)] = 60.0
-    """Close a connection that carries no request for so many seconds."""
+    """Close a connection after this many idle seconds between requests."""
     head_s: Annotated[float, Meta(gt=0)] = 10.0
-    """Longest time for the head of a request to arrive, in seconds."""
+    """Time limit for the headers of a request to arrive, in seconds."""
     body_s: Annotated[float, Meta(gt=0)] = 60.0
-    """Longest time for the body of a request to arrive, in seconds."""
+    """Time limit for the body of a request to arrive, in seconds."""
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that can be set; the keys of the TOML file given with `--config`."""
+    """Settings of the service; the keys of the TOML file given with `--config`."""
 
     host: str = "127.0.0.1"
     """Address to listen on."""
@@ -76,7 +76,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     data_dir: str = "data"
     """Folder for records, pulled models and the host's socket; created if missing."""
     models: tuple[str, ...] = ()
-    """Folders with catalogue files of your own, beside the shipped catalogue."""
+    """Folders with additional catalogue files."""
     preload: tuple[str, ...] = ("reference-transformer", "reference-ssm", "reference-hybrid")
     """Models to load at start; all others load at their first request."""
     slots: Annotated[int, Meta(ge=1, le=1024)] = 32
@@ -99,9 +99,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     keepalive_s: Annotated[float, Meta(gt=0)] = 10.0
     """Longest silence of a stream, in seconds, before a comment line is sent."""
     stall_s: Annotated[float, Meta(gt=0)] = 60.0
-    """Kill an engine that makes no step for so many seconds while requests run."""
+    """Kill an engine that makes no step for this many seconds while requests run."""
     drain_s: Annotated[float, Meta(ge=0)] = 30.0
-    """How long a shutdown waits for running requests, in seconds."""
+    """Time that a shutdown waits for running requests, in seconds."""
     request_timeout_s: Annotated[float, Meta(ge=0)] = 0.0
     """Time limit of a request in seconds, default and maximum of `timeout_s`; 0: none."""
     always_include_usage: bool = False
@@ -113,19 +113,19 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     compare: CompareSettings = CompareSettings()
     http: HttpSettings = HttpSettings()
     probe: bool = True
-    """Ask a model a few greedy prompts when it is loaded; if it fails, mark it unverified."""
+    """Run the conformance probe when a model is loaded; a model that fails is marked unverified."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     routes: dict[RouteId, Route] = {}
     """Model ids that name several arms."""
 
     def __post_init__(self) -> None:
-        """Refuse a budget that is no size; msgspec names the settings file."""
+        """Raise ValueError for a budget that is not a size; msgspec names the key."""
         if self.memory_budget_bytes is not None and self.memory_budget_bytes <= 0:
             raise ValueError(f"memory_budget: {self.memory_budget!r} leaves no memory for models")
 
     @property
     def memory_budget_bytes(self) -> int | None:
-        """The budget in bytes; None where it is to be found out."""
+        """The budget in bytes; None if it is to be determined at startup."""
         match self.memory_budget:
             case "auto":
                 return None

@@ -14,7 +14,7 @@ class Agreement(Struct, frozen=True, kw_only=True):
     """Differences between client and server over the requests that both saw whole and warm.
 
     Nothing is subtracted from the client's times. The client's TTFT counts from the sending here,
-    the server's from the accepted request, so their difference holds the way in and out.
+    the server's from the accepted request, so their difference includes the network.
     """
 
     joined: int

@@ -20,7 +20,7 @@ _UNKNOWN = "–"
 
 
 class Document(Struct, frozen=True, kw_only=True):
-    """Everything that a run found."""
+    """Results of a run."""
 
     run_id: str
     begun_at_ns: int

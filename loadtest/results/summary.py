@@ -27,7 +27,7 @@ class Goodput(Struct, frozen=True, kw_only=True):
 
 
 class ModelSummary(Struct, frozen=True, kw_only=True):
-    """One model. Times leave out cold answers; refused, failed and timed out requests are censored.
+    """Results of a model. Times exclude cold answers; unsuccessful requests are censored.
 
     A percentile of a time that falls on a censored request is "censored": slower than any answer.
     """

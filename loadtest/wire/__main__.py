@@ -26,7 +26,7 @@ class Reporter:
         self._loop_lags_ns: list[int] = []
 
     async def obey(self, orders: asyncio.StreamReader) -> None:
-        """Take orders until there are no more; what is under way then is given up.
+        """Take orders until there are no more; exchanges still in flight then are abandoned.
 
         An error nobody expects ends the process, which its owner sees.
         """

@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection that stamps every piece of an answer as it is received."""
+"""HTTP/1.1 connection that timestamps each part of an answer as it is received."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ import httptools
 
 
 class Answer:
-    """What has been received of one answer."""
+    """The part of an answer received so far."""
 
     def __init__(self) -> None:
         self.head_ns: int | None = None
@@ -76,7 +76,7 @@ class Connection(asyncio.Protocol):
         self._end(None if whole else ConnectionError("connection closed by the service"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep what the head tells (called by the parser)."""
+        """Note the connection header (called by the parser)."""
         match name.lower():
             case b"x-request-id":
                 self._answer.request_id = value.decode("latin-1")
@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
         self._answer.status = self._parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
-        """Keep a piece of the body (called by the parser)."""
+        """Append to the body (called by the parser)."""
         self._answer.pieces.append((self._received_ns, body))
 
     def on_message_complete(self) -> None:

@@ -22,11 +22,11 @@ class Send(Struct, frozen=True, kw_only=True, tag="send"):
 
 
 class Measure(Struct, frozen=True, kw_only=True, tag="measure"):
-    """Order: report the process's own vitals."""
+    """Order: report the process's CPU time and loop lag."""
 
 
 class Exchange(Struct, frozen=True, kw_only=True, tag="exchange"):
-    """One request and its answer. Stamps are nanoseconds of CLOCK_MONOTONIC."""
+    """A request and its answer. Timestamps are nanoseconds of CLOCK_MONOTONIC."""
 
     key: int
     dispatched_ns: int

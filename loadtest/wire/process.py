@@ -16,7 +16,7 @@ _END_S = 5.0
 
 
 class WireProcess:
-    """Starts the process on entry; leaving gives up what is under way and ends it."""
+    """Starts the process on entry; leaving abandons exchanges in flight and ends it."""
 
     def __init__(self, address: Address) -> None:
         self._address = address

@@ -14,7 +14,7 @@ _RENAMED: Final = {"mamba": "linear_attention", "attention": "full_attention"}
 
 
 class ConfigReader:
-    """One config, read under the names that versions of transformers gave its numbers.
+    """Reads a config, accepting each key under every name that versions of transformers used.
 
     A `default` is that of the type's config class in transformers 5.23. Every method raises
     UnsupportedArchitecture, naming the key, where the value is missing or of another kind.

@@ -14,7 +14,7 @@ key-value cache of its own; `mlp`: no state at all."""
 
 
 class Attention(Struct, frozen=True, kw_only=True):
-    """Key-value cache of one attention layer: a key and a value a token and key-value head."""
+    """Key-value cache of one attention layer: one key and value per token and key-value head."""
 
     key_value_heads: int
     head_dim: int
@@ -38,7 +38,7 @@ class Recurrent(Struct, frozen=True, kw_only=True):
 
 
 class Layer(Struct, frozen=True, kw_only=True):
-    """One layer in order."""
+    """A layer: its attention, its recurrent state and its parameters."""
 
     kinds: tuple[LayerKind, ...]
     """Usually one; two where attention and SSM run in one layer (Falcon-H1, Zamba2)."""

@@ -97,7 +97,7 @@ class Mamba2(Struct, frozen=True, kw_only=True):
         return self.inner + 2 * self.groups * self.state
 
     def parameters(self) -> int:
-        """A, D and dt bias a head; convolution; one input projection for z, x, B, C and dt."""
+        """A, D and dt bias per head; convolution; one input projection for z, x, B, C, dt."""
         return (
             3 * self.heads
             + self.conv_channels * self.conv
@@ -117,7 +117,7 @@ class Mamba2(Struct, frozen=True, kw_only=True):
 
 
 class GatedDeltaNet(Struct, frozen=True, kw_only=True):
-    """A gated delta rule mixer (arXiv 2412.06464): one state [key_dim, value_dim] a value head."""
+    """A gated delta rule mixer (arXiv 2412.06464): a state [key_dim, value_dim] per value head."""
 
     hidden: int
     key_heads: int
@@ -132,7 +132,7 @@ class GatedDeltaNet(Struct, frozen=True, kw_only=True):
         return 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
 
     def parameters(self) -> int:
-        """A and dt bias a head; convolution; one row each for Q, K, V, gate, beta, decay; norm."""
+        """A and dt bias per head; convolution; rows for Q, K, V, gate, beta and decay; norm."""
         values = self.value_heads * self.value_dim
         return (
             2 * self.value_heads

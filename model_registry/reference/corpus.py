@@ -15,14 +15,14 @@ Role = Literal["system", "user", "assistant"]
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One turn of a chat."""
+    """Turn of a chat."""
 
     role: Role
     content: str
 
 
 class Dialogue(msgspec.Struct, frozen=True):
-    """One chat; `services` names the Schema-Guided Dialogue services it is about."""
+    """A chat; `services` names the Schema-Guided Dialogue services it is about."""
 
     id: str
     messages: tuple[Message, ...]

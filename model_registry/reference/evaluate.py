@@ -135,8 +135,8 @@ def measure(model: PreTrainedModel, tokenizer: Tokenizer, material: Material) ->
 )
 @click.option("--weights", type=click.Path(path_type=Path, exists=True), default=WEIGHTS)
 @click.option("--arch", type=click.Choice(list(CONFIGS)), multiple=True, help="Default: all.")
-@click.option("--dialogues", type=int, help="Measure on the first so many dialogues only.")
-@click.option("--wikitext-characters", type=int, help="Measure on the first so many only.")
+@click.option("--dialogues", type=int, help="Measure on only the first N dialogues.")
+@click.option("--wikitext-characters", type=int, help="Measure on only the first N characters.")
 @click.option("--questions", default=QUESTIONS, show_default=True, help="Questions a probe.")
 @click.option("--out", type=click.Path(path_type=Path), default=WEIGHTS.parent / "results.json")
 def main(

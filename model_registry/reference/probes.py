@@ -22,7 +22,7 @@ Chat = tuple[Message, ...]
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """One cell of the card: chats whose last message is the expected answer."""
+    """A cell of the card: chats whose last message is the expected answer."""
 
     task: str
     size: int | None
@@ -46,7 +46,7 @@ def recall_past_pairs(random: Random, later: int) -> Chat:
 
 
 def recall_past_tasks(random: Random, distance_tokens: int, tokenizer: Tokenizer) -> Chat:
-    """One of PAIRS_ASIDE pairs, asked for after about `distance_tokens` of other tasks.
+    """Recall of one of PAIRS_ASIDE pairs after about `distance_tokens` of other tasks.
 
     The distance lies at most DISTANCE_SLACK_TOKENS below the one asked for.
     """

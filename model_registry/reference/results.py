@@ -19,7 +19,7 @@ class Cell(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """One model's measures; bits per byte count the bytes of the messages or the raw text."""
+    """Measures of a model; bits per byte count the bytes of the messages or the raw text."""
 
     parameters: int
     dialogue_bits_per_byte: float

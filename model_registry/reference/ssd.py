@@ -2,7 +2,7 @@
 
 The algorithm is the state space duality of Dao and Gu, "Transformers are SSMs"
 (arXiv:2405.21060, section 6). transformers' own fallback repeats B and C to every head and
-materializes heads last; this one multiplies C and B once a group and leaves heads as a batch.
+materializes heads last; this one multiplies C and B once per group and leaves heads as a batch.
 """
 
 from collections.abc import Iterator

@@ -62,7 +62,7 @@ def random_pairs(random: Random, count: int) -> list[Pair]:
 
 
 def statement(pairs: list[Pair]) -> tuple[Message, Message]:
-    """The pairs, one a line, and an acknowledgement."""
+    """The pairs, one per line, and an acknowledgement."""
     lines = ["Remember:", *(" ".join(pair) for pair in pairs)]
     return Message("user", "\n".join(lines)), Message("assistant", "OK")
 

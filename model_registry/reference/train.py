@@ -62,7 +62,7 @@ class Interrupt:
 
 
 class LossColumn(ProgressColumn):
-    """Mean loss of the last steps, in nats a token."""
+    """Mean loss of the last steps, in nats per token."""
 
     def __init__(self, trainer: Trainer) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class LossColumn(ProgressColumn):
 
 
 class SpeedColumn(ProgressColumn):
-    """Training speed in tokens a second."""
+    """Training speed in tokens per second."""
 
     def render(self, task: Task) -> Text:
         """Return an empty text until rich has an estimate."""

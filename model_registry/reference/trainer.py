@@ -1,4 +1,4 @@
-"""One training run: model, optimizers, schedule and checkpoints, step by step."""
+"""A training run: model, optimizers, schedule and checkpoints, step by step."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,7 +72,7 @@ class Trainer:
         return self.budget_tokens // BATCH_TOKENS
 
     def step(self, input_ids: Tensor, labels: Tensor) -> float:
-        """One optimizer step on [sequences, tokens] int64; the mean loss in nats a token."""
+        """Take an optimizer step on [sequences, tokens] int64; return the loss, nats per token."""
         scale = learning_rate_scale(self.tokens, self.budget_tokens)
         groups = [group for o in self.optimizers for group in o.param_groups]
         for group, peak in zip(groups, self._peaks, strict=True):
@@ -97,7 +97,7 @@ class Trainer:
         )
 
     def state(self) -> dict[str, Any]:
-        """Everything that a resumed run depends on, apart from the data."""
+        """All state that resuming needs, apart from the data."""
         return {
             "architecture": self.architecture,
             "seed": self.seed,

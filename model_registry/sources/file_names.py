@@ -1,4 +1,4 @@
-"""Names of files that others choose: what may be written into a model's folder, and what not."""
+"""Validation of file names from other parties before anything is written under them."""
 
 import reprlib
 from collections.abc import Iterable

@@ -37,7 +37,7 @@ _STRING, _ARRAY = 8, 9
 
 
 class TensorInfo(Struct, frozen=True, kw_only=True):
-    """Where one tensor lies in the file."""
+    """Position, type and shape of a tensor in the file."""
 
     name: str
     shape: tuple[int, ...]
@@ -49,7 +49,7 @@ class TensorInfo(Struct, frozen=True, kw_only=True):
 
 
 class GgufHeader(Struct, frozen=True, kw_only=True):
-    """Everything before the tensor data."""
+    """Header of a GGUF file: metadata and tensor positions."""
 
     metadata: dict[str, Any]
     tensors: tuple[TensorInfo, ...]

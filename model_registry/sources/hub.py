@@ -117,7 +117,7 @@ def _download(
 
 
 def _persist(client: httpx.Client, url: str, file: _File, partial: Path, report: Report) -> None:
-    """Stream one file, going on after broken connections while they still bring bytes."""
+    """Stream a file, resuming after broken connections as long as each makes progress."""
     failures, had_bytes = 0, _size(partial)
     while True:
         try:

@@ -18,7 +18,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 class LockedFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One file as it was when it was hashed."""
+    """A file as it was when it was hashed."""
 
     sha256: Sha256
     size_bytes: int
@@ -59,7 +59,7 @@ def _ignore(_: PullProgress) -> None:
 
 
 def hash_file(path: Path, report: Report = _ignore) -> str:
-    """SHA-256 of a file, read in pieces."""
+    """SHA-256 of a file, read in chunks."""
     size_bytes = path.stat().st_size
     digest = hashlib.sha256()
     done_bytes = 0

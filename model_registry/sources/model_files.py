@@ -1,4 +1,4 @@
-"""Which files make up a model: safetensors, configuration, tokenizer, template."""
+"""The files of a model: safetensors, configuration, tokenizer, template."""
 
 import json
 from collections.abc import Collection

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 
 class PullProgress(Struct, frozen=True, kw_only=True):
-    """One step of a pull; `done_bytes` grows over the steps of one `stage` and `file`."""
+    """A step of a pull; `done_bytes` grows over the steps of one `stage` and `file`."""
 
     stage: Literal["note", "download", "convert", "verify"]
     """`note` carries a message for the operator only, such as why a source failed."""

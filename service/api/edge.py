@@ -1,4 +1,4 @@
-"""Edge: what every HTTP request passes before it is routed."""
+"""Edge: checks that apply to every HTTP request before it is routed."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,6 +1,6 @@
-"""Errors in OpenAI's shape, and the HTTP status of each.
+"""Errors in OpenAI's format, and the HTTP status of each.
 
-What passes by itself is 503, with the time after which to try again. What does not is a 4xx that
+Transient errors are 503, with the time after which to retry. All others are a 4xx that
 OpenAI's clients do not retry (they retry 408, 409, 429 and 5xx): nobody waits for the same refusal.
 """
 
@@ -48,7 +48,7 @@ _INTERNAL = "The server had an error while processing your request."
 
 
 class Problem(Struct, frozen=True, kw_only=True):
-    """One error."""
+    """Error."""
 
     message: str
     type: str
@@ -72,7 +72,7 @@ def status_of(error: TriptychError) -> int:
 
 
 def problem_of(error: Exception) -> Problem:
-    """The part of an error that clients see: nothing of one that is not ours."""
+    """The part of an error that clients see; unexpected errors are hidden entirely."""
     if not isinstance(error, TriptychError):
         return Problem(message=_INTERNAL, type="server_error", param=None, code="internal_error")
     return Problem(
@@ -98,7 +98,7 @@ def retry_headers(error: TriptychError) -> dict[str, str]:
 
 
 def handle_triptych_error(_: Request[Any, Any, Any], error: TriptychError) -> Response[ErrorBody]:
-    """Respond to one of our own errors."""
+    """Respond to a TriptychError."""
     status = status_of(error)
     if status == 500:  # noqa: PLR2004 (internal error)
         log.error("internal error", exc_info=error)
@@ -134,7 +134,7 @@ def _invalid_value(error: ValidationException) -> tuple[str | None, str]:
 
 
 def handle_unreadable(_: Request[Any, Any, Any], __: Exception) -> Response[ErrorBody]:
-    """Respond to a body that is no text, or nested too deeply: the framework lets both through."""
+    """Respond to a body that is not UTF-8 or is nested too deeply; the framework checks neither."""
     problem = Problem(
         message="The request body is not valid JSON, or is nested too deeply.",
         type="invalid_request_error",
@@ -145,7 +145,7 @@ def handle_unreadable(_: Request[Any, Any, Any], __: Exception) -> Response[Erro
 
 
 def handle_bug(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorBody]:
-    """Respond to a bug: logged whole, and hidden from the client."""
+    """Respond to an unexpected exception: logged in full, hidden from the client."""
     log.error("%s failed", request_id_of(request.scope), exc_info=error)
     return _response(problem_of(error), 500, {})
 

@@ -1,4 +1,4 @@
-"""Probes and metrics: is it alive, should it get requests, what does it cost."""
+"""Health and readiness probes, metrics, runtime and memory."""
 
 from litestar import Response, get
 from msgspec import Struct
@@ -19,7 +19,7 @@ from service.serving.memory.report import MemoryReport
 
 
 class Alive(Struct, frozen=True, kw_only=True):
-    """The event loop turns."""
+    """The event loop is running."""
 
     status: str = "ok"
 

@@ -140,7 +140,7 @@ async def export_records(
 
 
 def _instant_ns(name: str, text: str | None) -> int | None:
-    """Nanoseconds since the epoch of a point in time."""
+    """Read a query parameter as nanoseconds since the epoch."""
     if text is None:
         return None
     at_ns = _parse_instant_ns(text)

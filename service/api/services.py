@@ -1,4 +1,4 @@
-"""What the routes work with, built by the composition root."""
+"""The services that routes depend on, built by the composition root."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from service.settings import Settings
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """Everything a route may need."""
+    """Dependencies of the routes."""
 
     settings: Settings
     pool: Pool

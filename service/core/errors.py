@@ -1,4 +1,4 @@
-"""Everything that can go wrong, in one tree.
+"""Errors of the service, in one tree.
 
     TriptychError
     ├── InvalidRequest            the request itself is wrong; nothing was started
@@ -32,7 +32,7 @@ from typing import ClassVar
 
 
 class TriptychError(Exception):
-    """Root of the tree. `str(error)` is safe to show to a client."""
+    """Root of the tree. `str(error)` is safe to show to clients."""
 
     code: ClassVar[str] = "internal_error"
 

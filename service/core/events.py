@@ -1,4 +1,4 @@
-"""What an engine yields while it answers: raw stamps (ns, CLOCK_MONOTONIC), counts and bytes."""
+"""Events that an engine yields: raw timestamps (ns, CLOCK_MONOTONIC), counts and bytes."""
 
 from typing import Literal
 
@@ -27,7 +27,7 @@ class StateBytes(Struct, frozen=True, kw_only=True):
 
 
 class ModelBuild(Struct, frozen=True, kw_only=True):
-    """What exactly answered: comparisons over time are void without it."""
+    """Weights, engine and device that answered; without them runs cannot be compared over time."""
 
     weights_sha256: str | None
     dtype: str
@@ -58,7 +58,7 @@ class ModelMemory(Struct, frozen=True, kw_only=True):
 
 
 class TokenAlternative(Struct, frozen=True):
-    """One candidate for a position."""
+    """Candidate token for a position."""
 
     token_id: int | None
     """None where another server tells only its text."""

@@ -22,7 +22,7 @@ class ArchitectureSummary(Struct, frozen=True, kw_only=True):
 
 
 class ModelStatus(Struct, frozen=True, kw_only=True):
-    """One addressable model at one moment."""
+    """Snapshot of the status of an addressable model."""
 
     id: str
     """`model` or `model:variant`."""
@@ -74,10 +74,10 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
 
     @property
     def servable(self) -> bool:
-        """It can be served on this machine: its files are here, and an engine takes them."""
+        """True if its files are on this machine and an engine supports them."""
         return self.state != "unavailable"
 
     @property
     def loaded(self) -> bool:
-        """It answers without being loaded first."""
+        """True if it can answer without being loaded first."""
         return self.state in ("ready", "unverified") and not self.down

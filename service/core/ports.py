@@ -14,7 +14,7 @@ from service.core.summary import RecordSummary
 
 
 class Engine(Protocol):
-    """One loaded model. Turns a request into events; closing the stream cancels it."""
+    """A loaded model. Turns a request into events; closing the stream cancels it."""
 
     model: ResolvedModel
 
@@ -111,7 +111,7 @@ class Restartable(Protocol):
 
     @property
     def restarting(self) -> bool:
-        """The process died, and the model comes back without anybody's help."""
+        """True while the process is being restarted, after which the model is loaded again."""
 
 
 class Liveness(Struct, frozen=True, kw_only=True):
@@ -186,7 +186,7 @@ class RecordStore(Protocol):
     ) -> RecordSummary:
         """Summarize matching records, by windows of the wall clock if given.
 
-        *cancelled* is asked every few milliseconds; once it says yes, QueryCancelled is raised.
+        *cancelled* is polled every few milliseconds; once it is true, QueryCancelled is raised.
         Raises InvalidRequest if there would be too many groups.
         """
 
@@ -214,13 +214,13 @@ class RecordSink(Protocol):
 
 
 class RequestObserver(Protocol):
-    """Follows requests from beginning to end: gauges, counters, traces."""
+    """Observes requests from start to end: gauges, counters, traces."""
 
     def started(self, record: RequestRecord) -> None:
         """A request was accepted."""
 
     def generated(self, record: RequestRecord, tokens: int) -> None:
-        """Its answer grew by *tokens*; all of an answer's tokens are told once, by its end."""
+        """Its answer grew by *tokens*; every token is reported exactly once."""
 
     def finished(self, record: RequestRecord, metrics: RequestMetrics) -> None:
         """Its answer was closed: the final record, and the metrics derived from it."""

@@ -82,7 +82,7 @@ def bounded(name: str) -> str: ...
 @overload
 def bounded(name: None) -> None: ...
 def bounded(name: str | None) -> str | None:
-    """A name that a client gave, cut to what a record keeps."""
+    """Truncate a name given by a client to the length that a record keeps."""
     if name is None or len(name) <= MAX_NAME_CHARACTERS:
         return name
     return name[: MAX_NAME_CHARACTERS - 1] + "…"

@@ -9,7 +9,7 @@ ProcessState = Literal["stopped", "starting", "running", "restarting", "failed",
 
 
 class ModelRuntime(Struct, frozen=True, kw_only=True):
-    """How the engine runs one loaded model."""
+    """Runtime configuration and step times of a loaded model."""
 
     id: str
     kernel_path: str
@@ -29,7 +29,7 @@ class ModelRuntime(Struct, frozen=True, kw_only=True):
 
 
 class Runtime(Struct, frozen=True, kw_only=True):
-    """The torch host and its configuration; what only the process knows is None until it runs."""
+    """The torch host and its configuration; None where only the running process knows."""
 
     state: ProcessState
     """The process starts with the first model load."""

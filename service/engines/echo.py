@@ -66,7 +66,7 @@ class EchoBehaviour(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class EchoEngine:
     """Answers with the words of the last message, then the end of sequence.
 
-    `ignore_eos` and `min_tokens` make it start over. It is certain of each token it says: every
+    `ignore_eos` and `min_tokens` make it start over. Every token is certain: every
     log-probability is 0, and there are no alternatives.
     """
 
@@ -105,7 +105,7 @@ class EchoEngine:
             raise ModelNotReady(self.behaviour.load_error)
 
     async def generate(self, request: ChatRequest) -> AsyncGenerator[EngineEvent]:
-        """Yield Started, a Delta a token and Finished. Raises InvalidRequest."""
+        """Yield Started, one Delta per token and Finished. Raises InvalidRequest."""
         queued_ns = time.monotonic_ns()
         answer = _Answer(
             request,
@@ -175,7 +175,7 @@ class EchoEngine:
 
 
 class _Answer:
-    """One answer, token by token."""
+    """An answer, token by token."""
 
     def __init__(
         self, request: ChatRequest, *, context_tokens: int, max_answer_tokens: int | None

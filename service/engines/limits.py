@@ -23,7 +23,7 @@ def check_sampling(sampling: Sampling, *, vocabulary_tokens: int) -> None:
 
 
 def check_tokens(token_ids: Sequence[int], *, vocabulary_tokens: int) -> None:
-    """Raise InvalidRequest for a token that the model does not have."""
+    """Raise InvalidRequest for a token id outside the model's vocabulary."""
     if token_ids and not 0 <= min(token_ids) <= max(token_ids) < vocabulary_tokens:
         raise InvalidRequest(
             f"A token is outside 0 to {vocabulary_tokens - 1}, the tokens of this model.",
@@ -32,7 +32,7 @@ def check_tokens(token_ids: Sequence[int], *, vocabulary_tokens: int) -> None:
 
 
 def check_prompt(token_ids: Sequence[int], *, vocabulary_tokens: int) -> None:
-    """Raise InvalidRequest for an empty prompt or a token that the model does not have."""
+    """Raise InvalidRequest for an empty prompt or a token id outside the vocabulary."""
     if not token_ids:
         raise InvalidRequest("The prompt is empty.", param="prompt")
     check_tokens(token_ids, vocabulary_tokens=vocabulary_tokens)

@@ -11,7 +11,7 @@ TORCH_QUANTIZATIONS = (None, "int8", "int4", "gguf")
 
 
 def refusal(model: ResolvedModel, *, vllm_python: str = "") -> str | None:
-    """Why a model cannot be served on this machine, None if nothing speaks against it.
+    """Return the reason why this machine cannot serve a model, or None.
 
     Blocking and cheap: reads its config and looks for files, and starts nothing. What only a load
     can tell is left to the load.

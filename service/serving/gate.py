@@ -21,7 +21,7 @@ WAITING_SHARE: Final = 0.5
 
 @dataclass(eq=False, slots=True)
 class Isolation:
-    """One pass alone, and what disturbed it."""
+    """An isolated pass, and whether it was disturbed."""
 
     beside_requests: bool = False
     """Requests that had waited for `max_stall_s` were let in beside it."""
@@ -40,7 +40,7 @@ class _Held:
 
 @dataclass(eq=False, slots=True)
 class _Guest:
-    """Somebody who wants to pass alone."""
+    """An isolated pass that waits or runs."""
 
     turn: "asyncio.Future[None]"
     isolation: Isolation
@@ -165,14 +165,14 @@ class Gate:
 
     @property
     def _closed(self) -> bool:
-        """Newcomers are held back."""
+        """True while newcomers are held back."""
         if self._alone is not None:
             return not self._alone.beside_requests
         return bool(self._guests) and self._guests[0].may_close and not self._rests
 
     @property
     def _rests(self) -> bool:
-        """Guests have had their share of the time."""
+        """True while guests have used up their share of the time."""
         return asyncio.get_running_loop().time() < self._open_until_s
 
     def _advance(self) -> None:
@@ -193,7 +193,7 @@ class Gate:
         self._set_timer()
 
     def _let_in(self) -> None:
-        """Admit all who are held back, and give the time that they lost back to everybody."""
+        """Admit everyone held back, and keep the gate open in proportion to their wait."""
         if self._held:
             lost_s = self._now_s - self._held[0].since_s
             self._open_until_s = self._now_s + lost_s * (1 / self._max_share - 1)
@@ -209,7 +209,7 @@ class Gate:
 
     @property
     def _stall_ends_s(self) -> float:
-        """When those who are held back longest are let in whatever the guest does."""
+        """Time at which the longest held back are admitted, even beside the guest."""
         share = 1.0 if self._alone is not None else WAITING_SHARE
         return self._held[0].since_s + share * self._max_stall_s
 

@@ -30,7 +30,7 @@ class Health(Struct, frozen=True, kw_only=True):
 
 
 class Readiness(Struct, frozen=True, kw_only=True):
-    """Requests should be sent here, or why not."""
+    """Readiness for requests, or the reason against it."""
 
     ready: bool
     reason: str
@@ -119,10 +119,10 @@ def _loads_first(status: ModelStatus) -> bool:
 
 
 def _loadable(status: ModelStatus) -> bool:
-    """A request would load it, or wait for its load."""
+    """True if a request would load it, or wait for its load."""
     return status.state in ("unloaded", "loading", "unloading") and status.error is None
 
 
 def _lost(status: ModelStatus) -> bool:
-    """Its engine was running and has died or hung."""
+    """True if its engine was running and has died or hung."""
     return status.down

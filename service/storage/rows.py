@@ -1,4 +1,4 @@
-"""Mapping of records to rows and back; model and build are a row of their own."""
+"""Mapping between records and rows; model and build have a row of their own."""
 
 import hashlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""Tables of the record store: one narrow row a request, what repeats once, and packed columns.
+"""Tables of the record store: one narrow row per request, deduplicated builds, and packed columns.
 
 Columns are named and typed after the fields of the structs that they hold.
 """

@@ -1,4 +1,4 @@
-"""Record writer: one thread that writes all waiting records in one transaction and drops none."""
+"""Record writer: one thread that writes all queued records in one transaction and drops none."""
 
 import asyncio
 import contextlib

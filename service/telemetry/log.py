@@ -1,4 +1,4 @@
-"""Logging: one line an event on stderr, without any text of prompts or answers."""
+"""Logging: one line per event on stderr, without any text of prompts or answers."""
 
 import logging
 import sys

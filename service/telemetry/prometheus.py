@@ -1,4 +1,4 @@
-"""Prometheus metrics, named after vLLM's so that its dashboards need only another prefix."""
+"""Prometheus metrics, named like vLLM's so that its dashboards need only a different prefix."""
 
 import asyncio
 import time
@@ -32,17 +32,26 @@ _LATENCY_S = (
 _STATE_BYTES = tuple(4096 * 4**power for power in range(13))
 
 _TIMES = {
-    "ttft_ms": ("time_to_first_token_seconds", "From accepting the request to its first token."),
-    "tpot_ms": ("time_per_output_token_seconds", "Mean time of each token after the first."),
-    "e2e_ms": ("e2e_request_latency_seconds", "From accepting the request to its last token."),
-    "queue_ms": ("request_queue_time_seconds", "From the queue to the first prefill step."),
-    "prefill_ms": ("request_prefill_time_seconds", "From the first prefill step to the token."),
-    "decode_ms": ("request_decode_time_seconds", "From the first token to the last."),
+    "ttft_ms": (
+        "time_to_first_token_seconds",
+        "Time from acceptance to the first token.",
+    ),
+    "tpot_ms": ("time_per_output_token_seconds", "Mean time per token after the first."),
+    "e2e_ms": ("e2e_request_latency_seconds", "Time from acceptance to the last token."),
+    "queue_ms": (
+        "request_queue_time_seconds",
+        "Time from the queue to the first prefill step.",
+    ),
+    "prefill_ms": (
+        "request_prefill_time_seconds",
+        "Time from prefill to the first token.",
+    ),
+    "decode_ms": ("request_decode_time_seconds", "Time from the first token to the last."),
 }
 _COUNTS = {
     "prompt_tokens": ("prompt_tokens", "Prompt tokens of finished requests."),
-    "cached_tokens": ("prompt_tokens_cached", "Of these, tokens whose state was reused."),
-    "completion_bytes": ("generation_bytes", "UTF-8 bytes of the text generated."),
+    "cached_tokens": ("prompt_tokens_cached", "Prompt tokens whose state was reused from a cache."),
+    "completion_bytes": ("generation_bytes", "UTF-8 bytes of generated text."),
 }
 
 
@@ -63,11 +72,11 @@ class PrometheusMetrics:
         self._requests = self._counter("requests", "Finished requests.", "model", "status")
         self._in_flight = Gauge(
             "triptych_requests_in_flight",
-            "Requests accepted and not finished.",
+            "Requests that are accepted and not finished.",
             registry=self._registry,
         )
         self._tokens = self._counter(
-            "generation_tokens", "Tokens generated, counted as they come.", "model"
+            "generation_tokens", "Tokens generated, including running requests.", "model"
         )
         self._counts = {
             field: self._counter(name, text, "model") for field, (name, text) in _COUNTS.items()
@@ -77,7 +86,11 @@ class PrometheusMetrics:
             for field, (name, text) in _TIMES.items()
         }
         self._state = self._histogram(
-            "request_state_bytes", "State of one request at its end.", _STATE_BYTES, "model", "kind"
+            "request_state_bytes",
+            "State of a request at its end.",
+            _STATE_BYTES,
+            "model",
+            "kind",
         )
         self._snapshot = _Snapshot(models, writer, processes, memory)
         self._registry.register(self._snapshot)
@@ -91,7 +104,7 @@ class PrometheusMetrics:
         self._in_flight.inc()
 
     def generated(self, record: RequestRecord, tokens: int) -> None:
-        """Count tokens as they come: a long answer's are not held back until its end."""
+        """Count tokens as they are generated, not only at the end of an answer."""
         self._tokens.labels(_model_of(record)).inc(tokens)
 
     def finished(self, record: RequestRecord, metrics: RequestMetrics) -> None:
@@ -143,7 +156,7 @@ def _model_of(record: RequestRecord) -> str:
 
 
 class _Snapshot(Collector):
-    """State at a scrape: that of the event loop by `take`, that of processes while rendering."""
+    """State at a scrape: `take` reads the event loop's, rendering that of processes."""
 
     def __init__(
         self,
@@ -181,14 +194,16 @@ class _Snapshot(Collector):
 
 
 def _of_models(models: list[ModelStatus]) -> Iterator[Metric]:
-    state = _gauge("model_state", "1 for the state that the model is in.", "model", "state")
+    state = _gauge(
+        "model_state", "1 for the model's current state, 0 for others.", "model", "state"
+    )
     running = _gauge("num_requests_running", "Requests that hold a slot.", "model")
     waiting = _gauge("num_requests_waiting", "Requests that wait for a slot.", "model")
-    usage = _gauge("kv_cache_usage_perc", "Share of the slots in use, 0 to 1.", "model")
-    held = _gauge("model_memory_bytes", "Bytes that a loaded model holds.", "model", "kind")
-    pinned = _gauge("model_pinned", "1 if the model is never unloaded for others.", "model")
-    loads = _counts("loads", "How often the model was loaded.", "model")
-    evictions = _counts("evictions", "How often it was unloaded to make room for others.", "model")
+    usage = _gauge("kv_cache_usage_perc", "Fraction of slots in use, 0 to 1.", "model")
+    held = _gauge("model_memory_bytes", "Memory of a loaded model, by kind.", "model", "kind")
+    pinned = _gauge("model_pinned", "1 if the model is pinned: never evicted.", "model")
+    loads = _counts("loads", "Loads of the model.", "model")
+    evictions = _counts("evictions", "Evictions of the model.", "model")
     for model in models:
         pinned.add_metric([model.id], float(model.pinned))
         loads.add_metric([model.id], model.loads)
@@ -212,17 +227,20 @@ def _of_models(models: list[ModelStatus]) -> Iterator[Metric]:
 
 def _of_writer(stats: WriterStats) -> Iterator[Metric]:
     gauges = {
-        "log_healthy": (float(stats.healthy), "1 while records reach the disk."),
+        "log_healthy": (float(stats.healthy), "1 while records can be written to disk."),
         "log_queue_rows": (stats.queued_rows, "Records not yet on disk."),
-        "log_queue_bytes": (stats.queued_bytes, "Memory that they hold, estimated."),
-        "log_lag_seconds": (stats.lag_s, "Age of the oldest of them."),
+        "log_queue_bytes": (stats.queued_bytes, "Estimated memory of records not yet on disk."),
+        "log_lag_seconds": (stats.lag_s, "Age of the oldest record not yet on disk."),
     }
     counters = {
         "log_rows": (stats.written_rows, "Records written."),
-        "log_write_seconds": (stats.write_s, "Time spent writing them."),
-        "log_failed_writes": (stats.failed_writes, "Writes that failed and were repeated."),
-        "log_refused_rows": (stats.refused_rows, "Requests refused since too many rows waited."),
-        "log_unwritable_rows": (stats.unwritable_rows, "Records that no attempt could store."),
+        "log_write_seconds": (stats.write_s, "Time spent writing records."),
+        "log_failed_writes": (stats.failed_writes, "Failed writes, which are retried."),
+        "log_refused_rows": (
+            stats.refused_rows,
+            "Requests refused with the queue full.",
+        ),
+        "log_unwritable_rows": (stats.unwritable_rows, "Records that could not be stored at all."),
     }
     for name, (value, text) in gauges.items():
         yield GaugeMetricFamily(f"triptych_{name}", text, value=value)
@@ -231,7 +249,7 @@ def _of_writer(stats: WriterStats) -> Iterator[Metric]:
 
 
 def _of_processes(processes: Mapping[str, ProcessMemory]) -> Iterator[Metric]:
-    held = _gauge("process_memory_bytes", "Memory of a process by kind.", "process", "kind")
+    held = _gauge("process_memory_bytes", "Memory of a process, by kind.", "process", "kind")
     for process, memory in processes.items():
         for kind in ("rss", "pss", "peak_rss"):
             count = getattr(memory, f"{kind}_bytes")
@@ -242,11 +260,13 @@ def _of_processes(processes: Mapping[str, ProcessMemory]) -> Iterator[Metric]:
 
 def _of_memory(budget_bytes: int, used_bytes: int) -> Iterator[Metric]:
     yield GaugeMetricFamily(
-        "triptych_memory_budget_bytes", "What models may hold.", value=budget_bytes
+        "triptych_memory_budget_bytes",
+        "Memory budget for models and their requests.",
+        value=budget_bytes,
     )
     yield GaugeMetricFamily(
         "triptych_memory_reserved_bytes",
-        "Reserved of it: by models, and for running requests at their longest.",
+        "Memory reserved by models, and by running requests at their maximum length.",
         value=used_bytes,
     )
 

@@ -51,7 +51,7 @@ class Dispatcher:
         Args:
             engine: The loop that runs the models.
             send: Sends a message to the service; callable from any thread.
-            fatal: Called with an error after which requests or loads would wait for ever.
+            fatal: Called with an error after which requests or loads would wait forever.
         """
         self._engine = engine
         self._send = send
@@ -63,7 +63,7 @@ class Dispatcher:
         self._loading = self._begin(self._loader.run())
 
     def handle(self, message: ToHost) -> None:
-        """Begin what a message asks for; never blocks."""
+        """Handle a message; never blocks."""
         match message:
             case Generate():
                 task = self._begin(self._prepare(message))
@@ -151,7 +151,7 @@ class Dispatcher:
 
 
 def _told(error: Exception, doing: str, model_id: str, request_id: str | None) -> TriptychError:
-    """The error as the client is told it; one that was not expected is logged."""
+    """Convert an error to one for the client; unexpected errors are logged."""
     if isinstance(error, TriptychError):
         return error
     log_fault(log, doing, error, model_id=model_id, request_id=request_id)

@@ -24,7 +24,7 @@ def log_fault(
 
 
 def fault_message(doing: str, error: Exception) -> str:
-    """What a client is told: the kind of the error, or that memory ran out."""
+    """Message for clients: the kind of the error, or that memory ran out."""
     # torch has no class for it on the CPU: a RuntimeError that names its allocator.
     exhausted = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -42,11 +42,11 @@ class Heap:
         return f"<Heap to trim after {', '.join(self._resting_since_s) or 'nobody'}>"
 
     def rests(self, model_id: str) -> None:
-        """Note that a model has freed its last request's state."""
+        """Note that a model has become idle."""
         self._resting_since_s[model_id] = self._clock_s()
 
     def works(self, model_id: str) -> None:
-        """Note that a model has a request again."""
+        """Note that a model has become busy."""
         self._resting_since_s.pop(model_id, None)
 
     @property

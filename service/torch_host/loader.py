@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class HostedModel(Struct, frozen=True, kw_only=True):
-    """A loaded model, as far as preparing its requests needs it."""
+    """The parts of a loaded model that preparing its requests needs."""
 
     command: LoadModel
     codec: TextCodec
@@ -76,7 +76,7 @@ class ModelLoader:
             self._engine.remove_model(model_id)
 
     async def run(self) -> None:
-        """Serve the load queue for ever."""
+        """Serve the load queue until cancelled."""
         while True:
             command = await self._queue.get()
             model_id = command.model.id

@@ -20,15 +20,15 @@ class LongRope:
         self._long = [False] * slots
 
     def begin(self, slot: int, sequence_tokens: int) -> None:
-        """Choose the factors of a new sequence, of which so many tokens are known."""
+        """Choose the factors of a new sequence by its known number of tokens."""
         self._long[slot] = sequence_tokens > self.switch_tokens
 
     def holds(self, slot: int, length_tokens: int) -> bool:
-        """Whether the slot's factors are right for a sequence of this length."""
+        """True if the slot's factors are right for a sequence of this length."""
         return self._long[slot] or length_tokens <= self.switch_tokens
 
     def is_long(self, slot: int) -> bool:
-        """Whether the slot's tokens are rotated with the long factors."""
+        """True if the slot's tokens are rotated with the long factors."""
         return self._long[slot]
 
 

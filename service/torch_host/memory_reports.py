@@ -1,4 +1,4 @@
-"""MemoryReports: what the loop tells of each model's memory and step times, at a bounded rate."""
+"""MemoryReports: rate-limited reports of each model's memory and step times."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -1,8 +1,8 @@
 """The quantizer process: `python -m service.torch_host.quantize FILE < resolved-model.json`.
 
 Packs a variant's weights into a file, loads it, and checks that the loaded model's logits equal
-those of the model that was packed, to the bit. Progress goes to standard output, a JSON document a
-line; a refusal goes to standard error, and the status is 1.
+those of the model that was packed, to the bit. Progress goes to standard output, a JSON document
+per line; a refusal goes to standard error, and the status is 1.
 """
 
 import sys

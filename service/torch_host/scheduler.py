@@ -33,7 +33,7 @@ Step = Prefill | Decode
 
 
 class ModelQueue:
-    """One model's requests: waiting for a slot, prefilling, or decoding.
+    """A model's requests: waiting for a slot, prefilling, or decoding.
 
     At most `chunk_tokens` are prefilled between two decode steps. Chunks alternate between the
     oldest prefilling request and the one with the fewest tokens left: a short prompt does not wait
@@ -76,7 +76,7 @@ class ModelQueue:
 
     @property
     def decoding(self) -> bool:
-        """Whether any request is decoding."""
+        """True while any request is decoding."""
         return bool(self._running)
 
     @property
@@ -93,7 +93,7 @@ class ModelQueue:
 
     @property
     def keeps_time(self) -> bool:
-        """Whether its decode steps alone keep the ITL bound."""
+        """True if its decode steps alone keep the ITL bound."""
         return self.decode_ns <= self._planned_itl_ns
 
     def submit(
@@ -220,7 +220,7 @@ class Scheduler:
         return self._queues[model_id].step_times
 
     def idle(self, model_id: str) -> bool:
-        """Whether a model has no requests."""
+        """True if a model has no requests."""
         return not self._queues[model_id]
 
     def submit(

@@ -97,12 +97,12 @@ class Sequence:
 
     @property
     def prefilled(self) -> bool:
-        """Whether all that there is to read is in the slot's state."""
+        """True if all tokens to prefill are in the slot's state."""
         return self.read_tokens == len(self.to_read)
 
     @property
     def scoring(self) -> bool:
-        """Whether the next chunk's tokens are to be scored."""
+        """True if the next chunk's tokens are to be scored."""
         return self.scores_prompt and not self._started
 
     def restart(self) -> None:
@@ -206,5 +206,5 @@ def check_scores(prompt_tokens: int, alternatives: int) -> None:
 
 
 def _opens_a_turn(request: ChatRequest) -> bool:
-    """Whether the answer starts a text rather than continues the prompt's."""
+    """True if the answer starts a text rather than continues the prompt's."""
     return isinstance(request.prompt, ChatPrompt) and not request.prompt.continue_final_message

@@ -50,7 +50,7 @@ class StateOfSlots(Protocol):
 
 
 class SlotModel(ABC):
-    """One loaded model and its slots. Not thread-safe: one loop owns it.
+    """A loaded model and its slots. Not thread-safe: one loop owns it.
 
     No batch is ever padded: several slots advance by one token each, or one slot by many.
     """
@@ -96,11 +96,11 @@ class SlotModel(ABC):
         self._slots.release(slot)
 
     def must_restart(self, slot: int) -> bool:
-        """Whether a sequence has to be prefilled again before its next token can be appended."""
+        """True if a sequence has to be prefilled again before its next token can be appended."""
         return not self._holds(slot, 1)
 
     def restart(self, slot: int, *, sequence_tokens: int) -> None:
-        """Clear a slot, in order to prefill its sequence of so many tokens again."""
+        """Clear a slot, in order to prefill its *sequence_tokens* tokens again."""
         self._slots.clear(slot)
         if self._long_rope is not None:
             self._long_rope.begin(slot, sequence_tokens)
@@ -183,7 +183,7 @@ class SlotModel(ABC):
         """Append one token to each slot; float32 logits, shape (slots, vocabulary)."""
 
     def _try_out(self) -> None:
-        """Prefill, continue and decode a sequence: a model that cannot run fails at its load."""
+        """Prefill, continue and decode a sequence, so that a broken model fails at its load."""
         slot = self.take()
         assert slot is not None
         self.prefill(slot, [0, 0])

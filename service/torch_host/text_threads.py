@@ -31,7 +31,7 @@ class TextJob:
 
     @property
     def large(self) -> bool:
-        """Whether only one such job is worked on at a time."""
+        """True if only one such job may run at a time."""
         return self.characters > LARGE_CHARACTERS
 
 
@@ -40,7 +40,7 @@ class TextQueue:
 
     Models take turns by the characters that were worked on for them. Within a model jobs go by the
     time they are due, which is their arrival plus a time in proportion to their length: short texts
-    overtake long ones that have not waited long, and no text waits for ever.
+    overtake long ones that have not waited long, and no text is starved.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class TextQueue:
         return job
 
     def discard(self, job: TextJob) -> None:
-        """Remove a job that nobody waits for any more, if it has not been taken."""
+        """Remove a cancelled job, if it has not been taken."""
         lane = self._large if job.large else self._small
         if any(each is job for each in lane.get(job.model_id, ())):
             self._remove(job)
@@ -108,7 +108,7 @@ class TextThreads:
         self._running: set[asyncio.Task[None]] = set()
 
     async def run(self, call: Callable[[], Result], *, model_id: str, characters: int) -> Result:
-        """Run a call that works on so many characters; a cancelled one is not begun."""
+        """Run a call on a text of *characters* characters; a cancelled one is not started."""
         due_s = time.monotonic() + characters / DUE_CHARACTERS_PER_S
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         job = TextJob(due_s, next(self._numbers), model_id, characters, call, future)

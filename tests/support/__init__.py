@@ -1,1 +1,1 @@
-"""What tests of several packages build on: tiny models, their oracle, live services."""
+"""Fixtures that tests of several packages share: tiny models, their oracle, live services."""

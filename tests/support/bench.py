@@ -1,4 +1,4 @@
-"""Engines that do as they are told, and a pool and a chat service on them."""
+"""Scripted engines, and a pool and a chat service on them."""
 
 import asyncio
 import time

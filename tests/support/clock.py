@@ -1,8 +1,8 @@
-"""A clock that stands still until a test sets it."""
+"""A manual clock, set by the test."""
 
 
 class Clock:
-    """Call it for the time, in whatever unit the test gives *now*."""
+    """Callable clock; returns *now*, in the unit that the test chose."""
 
     def __init__(self, now: float = 0.0) -> None:
         self.now = now

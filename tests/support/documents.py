@@ -1,4 +1,4 @@
-"""Examples in the documents: found, and run against a service as a reader would run them."""
+"""Extracts the examples of the documents and runs them against a service."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""A server of the OpenAI API on a UNIX socket, which answers as tests script it."""
+"""A scripted server of the OpenAI API on a UNIX socket."""
 
 import asyncio
 import contextlib

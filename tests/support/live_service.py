@@ -45,7 +45,7 @@ ROUTES: dict[str, Any] = {
 
 
 class LiveService:
-    """Its address, and a way into its event loop."""
+    """A running service: its address, and access to its event loop."""
 
     def __init__(
         self, folder: Path, *, more_models: tuple[str, ...] = (), port: int = 0, **settings: Any
@@ -107,7 +107,7 @@ class LiveService:
         raise AssertionError("it did not come true")
 
     def call(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Run something in the service's own loop."""
+        """Run a function in the service's event loop."""
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(START_LIMIT_S)
 
@@ -118,33 +118,33 @@ class LiveService:
 
     @property
     def requests(self) -> int:
-        """How many requests wait or run."""
+        """Number of requests that wait or run."""
         assert self.application is not None
         return self.application.pool.requests
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        """One request."""
+        """Send a GET request."""
         return self.client.get(path, **options)
 
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
-        """One request with a JSON body."""
+        """Send a POST request with a JSON body."""
         return self.client.post(path, json=body, **options)
 
     def chat(
         self, text: str = "one two three", model: str = "echo", **fields: Any
     ) -> httpx.Response:
-        """One chat turn."""
+        """Send a chat request."""
         messages = [{"role": "user", "content": text}]
         return self.post("/v1/chat/completions", {"model": model, "messages": messages, **fields})
 
     def record(self, request_id: str) -> dict[str, Any]:
-        """The record of a request."""
+        """Fetch the record of a request."""
         return self.get(f"/v1/records/{request_id}").json()
 
 
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """One service for all tests that leave nothing behind in it."""
+    """Shared service for tests that leave no state behind."""
     service = LiveService(tmp_path_factory.mktemp("live"), routes=ROUTES).start()
     yield service
     service.stop()

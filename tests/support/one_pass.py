@@ -1,4 +1,4 @@
-"""A program's buffers as tensors, and one pass of it over segments that a test names."""
+"""A program's buffers as tensors, and a single pass over given segments."""
 
 from collections.abc import Sequence
 

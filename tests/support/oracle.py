@@ -1,4 +1,4 @@
-"""What `transformers.generate` answers, and the same questions put to a model with slots."""
+"""Answers of `transformers.generate`, and the same prompts run on a model with slots."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -75,7 +75,7 @@ class Asked:
 
     @property
     def prefilling(self) -> bool:
-        """Whether some of them are still to come."""
+        """True while tokens remain to be prefilled."""
         return self.done_tokens < len(self.to_read)
 
     def prefill(self, model: SlotModel, chunk: int) -> None:

@@ -1,4 +1,4 @@
-"""The environment that tests of the real vLLM need, and how they say that they were left out."""
+"""Detection of the vLLM environment for tests of the real vLLM, and their skip reason."""
 
 import os
 from pathlib import Path

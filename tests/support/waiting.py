@@ -1,4 +1,4 @@
-"""Waiting for what has no event of its own, with a limit that fails the test."""
+"""Polling for conditions, with a time limit that fails the test."""
 
 import asyncio
 import time

@@ -37,7 +37,7 @@ def original_names(config: ConfigReader) -> ConfigReader:
 
 
 def read_mamba(config: ConfigReader) -> LayerMix:
-    """Mamba and Falcon Mamba: one norm and one mixer a layer.
+    """Mamba and Falcon Mamba: one norm and one mixer per layer.
 
     `intermediate_size` holds where it is written: Falcon Mamba 7B is published with `expand` 16.
     """

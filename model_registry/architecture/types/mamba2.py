@@ -8,7 +8,7 @@ from model_registry.architecture.types.mamba import original_names
 
 
 def read_mamba2(config: ConfigReader) -> LayerMix:
-    """Mamba-2: one norm and one mixer a layer."""
+    """Mamba-2: one norm and one mixer per layer."""
     config = original_names(config)
     hidden = config.size("hidden_size")
     mixer = Mamba2(

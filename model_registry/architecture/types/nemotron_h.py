@@ -1,4 +1,4 @@
-"""Nemotron-H: one mixer a layer: Mamba-2, attention, MLP or experts."""
+"""Nemotron-H: one mixer per layer: Mamba-2, attention, MLP or experts."""
 
 from model_registry.architecture.config_reader import MOST_LAYERS, ConfigReader
 from model_registry.architecture.layers import Layer, LayerMix
@@ -34,7 +34,7 @@ def _nemotron_experts(config: ConfigReader, hidden: int) -> int:
 
 
 def read_nemotron_h(config: ConfigReader) -> LayerMix:
-    """One mixer a layer: Mamba-2, attention, MLP or experts. The head is never tied."""
+    """Nemotron-H: one of Mamba-2, attention, MLP or experts per layer; an untied head."""
     heads = AttentionHeads.of(
         config, head_dim=config.size("head_dim", "attention_head_dim", default=128)
     )

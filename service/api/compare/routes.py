@@ -171,7 +171,7 @@ def _arm_event(event: ArmEvent, comparison_id: str) -> Struct | None:
 
 
 def arm_answer(result: ArmResult) -> ArmAnswer:
-    """One arm on the wire."""
+    """Convert the result of an arm to its wire type."""
     record, times = result.record, result.metrics
     answered = record if record is not None and result.error is None else None
     return ArmAnswer(
@@ -191,7 +191,7 @@ def arm_answer(result: ArmResult) -> ArmAnswer:
 
 
 def comparison_answer(compared: Compared) -> ComparisonAnswer:
-    """A whole comparison on the wire."""
+    """Convert a completed comparison to its wire type."""
     return ComparisonAnswer(
         id=compared.comparison_id,
         created=int(time.time()),

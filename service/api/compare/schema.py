@@ -28,7 +28,7 @@ class CompareArm(SamplingFields, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class CompareBody(SamplingFields, frozen=True, kw_only=True):
-    """One conversation for several models."""
+    """Conversation for several models."""
 
     messages: Annotated[list[WireMessage], Meta(min_length=1, max_length=MOST_MESSAGES)]
     arms: Annotated[list[CompareArm], Meta(min_length=ARMS_AT_LEAST, max_length=ARMS_AT_MOST)]
@@ -42,7 +42,7 @@ class CompareBody(SamplingFields, frozen=True, kw_only=True):
 
 
 class ArmAnswer(Struct, frozen=True, kw_only=True):
-    """One arm's answer, or why there is none."""
+    """An arm's answer, or the error that kept it from answering."""
 
     object: Literal["comparison.arm"] = "comparison.arm"
     arm: int

@@ -116,7 +116,7 @@ async def unload_named(data: JSONBody[NamedModel], services: Deps) -> Done:
     responses={200: ResponseSpec(ModelChange, description=EVENTS)},
 )
 async def watch_models(services: Deps) -> ASGIApp:
-    """Stream events; a reader that falls 256 events behind is told so and cut off."""
+    """Stream events; a reader that falls 256 events behind gets an error and is disconnected."""
 
     async def frames() -> AsyncGenerator[bytes]:
         async with aclosing(services.pool.changes()) as changes:

@@ -1,4 +1,4 @@
-"""Conversations and prompts from the wire, as values that engines take."""
+"""Converts conversations and prompts of request bodies to the values that engines take."""
 
 from collections.abc import Sequence
 

@@ -30,7 +30,7 @@ LABEL_CHARACTERS = 128
 
 
 class Caller(Struct, frozen=True, kw_only=True):
-    """What is known of a request besides its body."""
+    """Caller of a request: its ids, headers and time of arrival."""
 
     request_id: str
     headers: Mapping[str, str]
@@ -210,7 +210,7 @@ def sampling(wire: SamplingFields, limits: Limits, *, logprobs: int | None) -> S
 
 
 def _stops(wire: str | list[str] | None) -> tuple[str, ...]:
-    """One or several stop strings; an empty one, as from a blank form field, is none."""
+    """Read one or several stop strings; empty ones, as from blank form fields, are ignored."""
     if isinstance(wire, str):
         return (wire,) if wire else ()
     return tuple(wire or ())

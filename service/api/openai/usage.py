@@ -1,4 +1,4 @@
-"""Cost of a finished request in the words of clients: token counts, metrics and timings."""
+"""Token counts, metrics and timings of a finished request, in the formats that clients read."""
 
 from msgspec import UNSET
 

@@ -19,7 +19,7 @@ PIPE_WIDTH = 150
 
 
 class CommandFailed(click.ClickException):
-    """One line on standard error, no traceback."""
+    """Command error, printed as one line on standard error without a traceback."""
 
     exit_code = 2
 

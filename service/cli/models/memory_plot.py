@@ -37,7 +37,7 @@ def draw(report: MemoryReport, file: Path) -> None:
 
 
 def chart(report: MemoryReport) -> Figure:
-    """A line a model, labelled at its end; dashed beyond the model's context length."""
+    """One line per model, labelled at its end; dashed beyond the model's context length."""
     figure = Figure(figsize=(11, 6.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -151,7 +151,7 @@ def _top(group: list[int], heights: list[float], gap: float) -> float:
 
 
 def page(report: MemoryReport, svg: str) -> str:
-    """One HTML page: the chart inline and the numbers below it."""
+    """HTML page with the chart inline and the numbers below it."""
     drawing = svg[svg.index("<svg") :]
     rows = report.to_json()["rows"]
     columns = list(rows[0])

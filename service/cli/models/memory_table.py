@@ -98,7 +98,7 @@ class MemoryReport(Struct, frozen=True, kw_only=True):
         }
 
     def table(self) -> RenderableType:
-        """One line a model and length, with marks explained below."""
+        """One line per model and length, with marks explained below."""
         table = Table(header_style="bold")
         table.add_column("model", no_wrap=True)
         for heading in ("context", *_HEADINGS, "one sequence"):

@@ -60,7 +60,7 @@ def described(place: CatalogPlace, entry: CatalogEntry) -> dict[str, Any]:
 
 
 def listing(place: CatalogPlace, entries: Iterable[CatalogEntry]) -> RenderableType:
-    """One line a model."""
+    """One line per model."""
     table = Table(header_style="bold")
     for heading in ("model", "family"):
         table.add_column(heading, no_wrap=True)
@@ -88,7 +88,7 @@ def listing(place: CatalogPlace, entries: Iterable[CatalogEntry]) -> RenderableT
 
 
 def card(place: CatalogPlace, entry: CatalogEntry) -> RenderableType:
-    """One model, a line a fact."""
+    """One model, one line per property."""
     spec, layers, found = entry.spec, _layers(place, entry), place.local(entry)
     facts: list[tuple[str, str]] = [
         ("model", ", ".join(entry.names())),

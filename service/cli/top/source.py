@@ -40,7 +40,7 @@ class _List(Struct, frozen=True, kw_only=True):
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """One model: its memory and its state."""
+    """A model's memory and state."""
 
     use: ModelUse
     card: Card

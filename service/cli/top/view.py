@@ -21,7 +21,7 @@ _STATE_STYLES = {"ready": "green", "unverified": "yellow", "loading": "cyan", "f
 
 
 class MemoryBar:
-    """The budget as a bar: a segment a model, reservations, free memory."""
+    """The budget as a bar: one segment per model, reservations, free memory."""
 
     def __init__(self, memory: MemoryReport, held: Sequence[tuple[int, str]]) -> None:
         """Take bytes and colour of each model."""

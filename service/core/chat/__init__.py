@@ -1,4 +1,4 @@
-"""Requests as frozen, valid values: what the API makes of the wire for everything below it."""
+"""Requests as frozen, valid values, independent of the wire format."""
 
 from service.core.chat.request import (
     ChatPrompt,

@@ -10,7 +10,7 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 
 class Message(Struct, frozen=True, kw_only=True):
-    """One turn of a conversation, text only."""
+    """Turn of a conversation, text only."""
 
     role: Role
     content: str

@@ -121,7 +121,7 @@ class Bounds(Struct, frozen=True, kw_only=True):
         return above and value <= self.highest
 
     def __str__(self) -> str:
-        """The interval in the words of an error message."""
+        """The interval, formatted for an error message."""
         if self.above_lowest:
             return f"above {self.lowest:.15g} and at most {self.highest:.15g}"
         if math.isinf(self.highest):

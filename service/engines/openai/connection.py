@@ -61,7 +61,7 @@ class Connection:
         await self._client.aclose()
 
     async def get(self, path: str) -> Any:  # noqa: ANN401 (whatever JSON the server sends)
-        """Return what the server tells of itself. Raises as httpx does, or ModelNotReady."""
+        """Return the server's answer to a GET request. Raises as httpx does, or ModelNotReady."""
         response = await self._client.get(self._root + path, timeout=QUESTION_S)
         if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             raise self._far_side.of_status(response.status_code, response.headers, b"")

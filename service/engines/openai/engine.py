@@ -141,7 +141,7 @@ class OpenAiEngine:
         )
 
     def _limit(self, request: ChatRequest) -> int | None:
-        """Length to cut the answer at here, if the far side was told of no limit."""
+        """Length to truncate the answer to here, if no limit was sent to the server."""
         return self._max_answer_tokens if request.sampling.max_tokens is None else None
 
     async def _max_tokens(self, request: ChatRequest) -> int | None:
@@ -201,7 +201,7 @@ class OpenAiEngine:
         return await self._connection.ask(path, {"model": self.server.model, **asked})
 
     async def _who(self) -> tuple[ServerKind, str]:
-        """Find out the kind of server and its version."""
+        """Detect the kind of server and its version."""
         for kind, path, field in _VERSIONS:
             try:
                 told = await self._connection.get(path)

@@ -1,7 +1,7 @@
 """Refusals and failures of another server as errors of this service.
 
-Clients read a status and a sentence; the far side's own words are logged, and shown only where a
-request was refused for what it says, without addresses and paths.
+Clients get a status and a message; the remote server's own message is logged, and shown only if a
+request was refused for its content, without addresses and paths.
 """
 
 import logging
@@ -99,7 +99,7 @@ class FarSide(Struct, frozen=True):
         return self.failed(f"sent nothing for {limit_s:g} s, so the request was given up", "")
 
     def _refusal(self, told: _Told) -> InvalidRequest:
-        """Return a refusal in the server's own words, without addresses."""
+        """Return a refusal with the server's own message, without addresses."""
         message = self.server.hide_addresses(told.message)
         if _is_overflow(told):
             return ContextOverflow(message, param=told.param)

@@ -49,7 +49,7 @@ class OpenAiServer(Struct, frozen=True, kw_only=True):
 
     @property
     def address(self) -> str:
-        """Where it listens: for logs, never for clients."""
+        """Address of the server, for logs only; never shown to clients."""
         return self.uds or self.base_url
 
     def hide_addresses(self, text: str) -> str:

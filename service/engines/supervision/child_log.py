@@ -48,7 +48,7 @@ class ChildLog:
 
         Args:
             path: The log file; a new life of the child begins a new generation.
-            on_text: Called on the reading thread with each piece of output.
+            on_text: Called on the reading thread with each chunk of output.
             max_bytes: Size at which the file is rotated.
             generations: Rotated files that are kept.
         """

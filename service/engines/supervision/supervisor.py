@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Life(Protocol):
-    """One life of a child process, from its start until the last of its processes is gone."""
+    """Lifetime of a child process, from its start until all of its processes have exited."""
 
     async def start(self) -> None:
         """Start the process. Raises OSError."""
@@ -80,12 +80,12 @@ class Supervisor:
 
     @property
     def running(self) -> bool:
-        """Whether the process serves."""
+        """True while the process serves."""
         return self.state == "running"
 
     @property
     def recovering(self) -> bool:
-        """Whether the process died and is being started again."""
+        """True while a process that died is being restarted."""
         return self._recovers and self.state in ("restarting", "starting")
 
     @property
@@ -96,7 +96,7 @@ class Supervisor:
         return max(0.0, self._restart_at_s - time.monotonic())
 
     def trouble(self) -> str | None:
-        """Why a process that died does not serve; None if it serves, or never died."""
+        """Reason why a process that died is not serving; None if it serves or never died."""
         if self.state == "failed":
             return (
                 f"{self.last_failure} It did not come up {FATAL_STARTS} times in a row and is not "
@@ -123,7 +123,7 @@ class Supervisor:
             self._waiting.discard(waiter)
 
     async def aclose(self) -> None:
-        """End the process for good; whoever waits for it is told."""
+        """End the process for good; waiters in `ready` get ModelNotReady."""
         self.state, self._restart_at_s = "closed", None
         if self._task is not None and not self._task.done():
             self._task.cancel()
@@ -142,7 +142,7 @@ class Supervisor:
             self._fail_waiting(self.last_failure)
 
     async def _supervise(self) -> None:
-        """Begin one life after another while the process is wanted and comes up."""
+        """Restart the process while it is wanted and its starts succeed."""
         self._failed_starts, self._recovers = 0, False
         while True:
             self.state, self._restart_at_s = "starting", None
@@ -157,7 +157,7 @@ class Supervisor:
             self.restarts += 1
 
     async def _live(self) -> None:
-        """Go through one life, whatever it raises."""
+        """Run one process until it ends, whatever is raised."""
         life: Life | None = None
         began_s = time.monotonic()
         try:

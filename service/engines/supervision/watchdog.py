@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Workload(Struct, frozen=True, kw_only=True):
-    """What an engine has to do at one moment."""
+    """Snapshot of an engine's pending work."""
 
     requests: int = 0
     """Requests that wait or run."""
@@ -52,7 +52,7 @@ class Watchdog:
         return f"<Watchdog silent {self.silent_s:.1f} s, stuck {self.stuck_s:.1f} s>"
 
     def heard(self) -> None:
-        """Note a sign of life."""
+        """Note a heartbeat."""
         self.silent_s = 0.0
 
     def stepped(self) -> None:

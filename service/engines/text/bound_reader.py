@@ -28,7 +28,7 @@ def read_bound(
     Args:
         tokenizer: With all added tokens.
         spell: Bytes of a token of the vocabulary, or of what a normalizer writes.
-        byte_level: Whether its tokens are made of GPT-2's byte alphabet, or of text.
+        byte_level: True if its tokens use GPT-2's byte alphabet, false if they are plain text.
     """
     parts = (_state(tokenizer.normalizer), _state(tokenizer.pre_tokenizer))
     factor = _product(_factor(part, spell) for part in parts)
@@ -46,7 +46,7 @@ def _state(part: Any) -> dict[str, Any]:  # noqa: ANN401 - a normalizer or pre-t
 
 
 def _factor(part: dict[str, Any], spell: Callable[[str], bytes]) -> int | None:
-    """How many times longer a text can be than what this part makes of it; None if unbounded."""
+    """Largest ratio of a text's length to this component's output; None if unbounded."""
     match part:
         case {"type": "Sequence"}:
             return _product(
@@ -77,7 +77,7 @@ def _product(factors: Iterable[int | None]) -> int | None:
 def _covers_all_bytes(
     tokenizer: Tokenizer, parts: tuple[dict[str, Any], ...], *, byte_level: bool
 ) -> bool:
-    """Whether every text is tokenized without an unknown token, which could stand for all of it."""
+    """True if no text yields an unknown token, which could stand for text of any length."""
     if byte_level:
         if not any('"ByteLevel"' in json.dumps(part) for part in parts):
             return False

@@ -1,4 +1,4 @@
-"""What the torch engine can run on a device: a decision on names alone, taken before a load."""
+"""Checks before a load that the torch engine supports a model on a device, by names alone."""
 
 from typing import Final
 

@@ -118,7 +118,7 @@ class TorchEngine:
             self._host.send(wire.UnloadModel(self.model.id))
 
     def _left(self) -> None:
-        """The model is not in the host any more."""
+        """True once the host has unloaded the model."""
         self._ordered, self.loading, self._answered = False, False, False
         self._loaded, self._memory, self._steps = None, ModelMemory(), wire.StepTimes()
         if not self._open:
@@ -136,7 +136,7 @@ class TorchEngine:
 
     @property
     def unproven(self) -> bool:
-        """Whether it loads, or runs requests and has answered none yet: its steps may compile."""
+        """True until its first answer while it loads or runs requests: its steps may compile."""
         return self.loading or (self._running > 0 and not self._answered)
 
     def host_ready(self) -> None:
@@ -202,7 +202,7 @@ class TorchEngine:
         return self._progress if self._waiter is not None else None
 
     def trouble(self) -> str | None:
-        """Why the model cannot answer now; None if it can."""
+        """Reason why the model cannot answer now; None if it can."""
         if self._loaded is not None or self._trouble is not None:
             return self._trouble
         if not self._open:
@@ -216,7 +216,7 @@ class TorchEngine:
 
     @property
     def restarting(self) -> bool:
-        """The host died, and the model is loaded again once it is back."""
+        """True while the host is being restarted, after which the model is loaded again."""
         return self._open and self._was_loaded and self._loaded is None and self._trouble is None
 
     def liveness(self) -> Liveness:
@@ -244,7 +244,7 @@ class TorchEngine:
         return self._estimate.state_bytes(request, prompt_tokens)
 
     def runtime(self) -> ModelRuntime | None:
-        """How the model is run; None if it is not loaded."""
+        """Runtime configuration of the model; None if it is not loaded."""
         if self._loaded is None:
             return None
         build, order, steps = self._loaded.build, self._order, self._steps

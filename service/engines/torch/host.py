@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Hosted(Protocol):
-    """A model's engine, as the host deals with it."""
+    """A model's engine, as the host sees it."""
 
     loading: bool
     """Whether the host reads the model."""
@@ -36,7 +36,7 @@ class Hosted(Protocol):
 
     @property
     def unproven(self) -> bool:
-        """Whether it loads, or runs requests and has answered none yet: its steps may compile."""
+        """True until its first answer while it loads or runs requests: its steps may compile."""
 
     async def unloaded(self) -> None:
         """Wait until it has left the host; return at once if it does not leave."""
@@ -45,13 +45,13 @@ class Hosted(Protocol):
         """Take a message about the model."""
 
     def host_ready(self) -> None:
-        """Take note that the host serves."""
+        """Handle the start of the host."""
 
     def host_lost(self, reason: str) -> None:
-        """Take note that the host is gone, and the model with it."""
+        """Handle the loss of the host, and of the model with it."""
 
     def runtime(self) -> ModelRuntime | None:
-        """How the model is run; None if it is not loaded."""
+        """Runtime configuration of the model; None if it is not loaded."""
 
 
 class HostStatus(Struct, frozen=True, kw_only=True):
@@ -69,7 +69,7 @@ class HostStatus(Struct, frozen=True, kw_only=True):
 
 
 class TorchHost:
-    """One process: its supervision, its connection, and the routing of messages to engines.
+    """The process of the torch engine: its supervision, connection and message routing.
 
     The process starts with the first load. If it dies, all requests in it fail, it is started
     again after 1, 2, 4 … 60 s, and engines load their models again.
@@ -103,12 +103,12 @@ class TorchHost:
 
     @property
     def alive(self) -> bool:
-        """Whether the process serves."""
+        """True while the process serves."""
         return self._supervisor.running
 
     @property
     def recovering(self) -> bool:
-        """Whether the process hung or died and is being started again."""
+        """True while a process that hung or died is being restarted."""
         return self._supervisor.recovering
 
     @property
@@ -158,7 +158,7 @@ class TorchHost:
         )
 
     def trouble(self) -> str | None:
-        """Why a process that died does not serve; None if it serves, or never died."""
+        """Reason why a process that died is not serving; None if it serves or never died."""
         return self._supervisor.trouble()
 
     def processes(self) -> Mapping[str, int]:

@@ -186,7 +186,7 @@ class HostProcess:
                 wait.cancel()
 
     async def _ending(self) -> str:
-        """How the child ended; one that only hung up gets the time to end by itself."""
+        """Describe how the child ended; one that only disconnected gets time to exit by itself."""
         assert self._process is not None
         try:
             async with asyncio.timeout(STOP_S):

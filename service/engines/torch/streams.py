@@ -46,7 +46,7 @@ class Streams:
         return stream
 
     def close(self, request_id: str) -> None:
-        """Forget a stream; events that still arrive for it are dropped."""
+        """Remove a stream; events that still arrive for it are dropped."""
         del self._streams[request_id]
 
     def deliver(self, request_id: str, event: EngineEvent | TriptychError) -> None:

@@ -1,1 +1,1 @@
-"""vLLM as an engine: one supervised server a model."""
+"""vLLM as an engine: one supervised server per model."""

@@ -67,7 +67,7 @@ class VllmEngine:
 
     @property
     def restarting(self) -> bool:
-        """The server died, and is being started again."""
+        """True while a server that died is being restarted."""
         return self._supervisor.recovering
 
     @property
@@ -133,7 +133,7 @@ class VllmEngine:
         return self._progress
 
     def trouble(self) -> str | None:
-        """Why the model cannot answer now; None if it can."""
+        """Reason why the model cannot answer now; None if it can."""
         match self._supervisor.state:
             case "running":
                 return None

@@ -1,8 +1,8 @@
-"""Runs a command, and ends all its processes when the command, or who asked for it, is gone.
+"""Runs a command, and ends all its processes when the command or the caller is gone.
 
     python guardian.py COMMAND …
 
-Standard input is a pipe from who asked: its end means that they are gone, however they went. The
+Standard input is a pipe from the caller: its end means that the caller is gone. The
 command's process id, which is its process group too, is the first line of standard output, and its
 exit status the second (128 + n if signal n ended it). What the command writes goes to standard
 error. Standard library only: it is run by path.
@@ -21,7 +21,7 @@ GRACE_S = 3.0
 
 
 def main() -> None:
-    """Run the command named on the command line until it, or who asked, is gone."""
+    """Run the command named on the command line until it or the caller is gone."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _ignore)  # a handler, not SIG_IGN, which the command would inherit
     command = subprocess.Popen(  # noqa: S603  the service's own command
@@ -40,7 +40,7 @@ def _tell(number: int) -> None:
 
 
 def _ignore(*_: object) -> None:
-    """Who asked decides; its end arrives by the pipe."""
+    """Ignore the signal: the end of the caller arrives by the pipe."""
 
 
 def _end_with_asker(command: "subprocess.Popen[bytes]") -> None:

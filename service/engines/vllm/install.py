@@ -1,4 +1,4 @@
-"""The environment that has vLLM: which interpreter, which versions, which device."""
+"""Discovery of vLLM: its interpreter, versions and device."""
 
 import asyncio
 import importlib.util
@@ -54,7 +54,7 @@ class VllmInstall(Struct, frozen=True, kw_only=True):
 
     @property
     def device(self) -> Device:
-        """What this vLLM runs on here."""
+        """Kind of device that this vLLM runs on: `cpu` or `cuda`."""
         return "cuda" if self.vllm_cpu is None and NVIDIA_DEVICE.exists() else "cpu"
 
     @property
@@ -95,7 +95,7 @@ async def find_install(configured: str) -> VllmInstall:
 
 
 def installed() -> bool:
-    """An environment with vLLM is here; it is looked for, not started."""
+    """True if an environment with vLLM is found; starts nothing."""
     return _found() is not None
 
 
@@ -106,7 +106,7 @@ def _found() -> str | None:
 
 
 async def compute_capability() -> tuple[int, int] | None:
-    """Of the least able GPU; None if it cannot be learned."""
+    """Lowest compute capability of the GPUs; None if unknown."""
     try:
         process = await asyncio.create_subprocess_exec(
             "nvidia-smi",

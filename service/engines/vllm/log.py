@@ -46,7 +46,7 @@ class StartReader:
         self._checkpoint_bytes: int | None = None
 
     def feed(self, text: str) -> LoadProgress:
-        """Add the next piece of the log; the progress so far."""
+        """Add the next chunk of the log; return the progress so far."""
         *lines, self._rest = re.split(r"[\n\r]", self._rest + text)
         for line in lines:
             self._read(line)

@@ -1,4 +1,4 @@
-"""How vLLM holds the state of a sequence: blocks of equal pages. Arithmetic only.
+"""State of a sequence in vLLM: blocks of equal pages. Arithmetic only.
 
 The rules are those of vLLM 0.32 without prefix caching (`v1/core/kv_cache_utils.py`,
 `platforms/interface.py`, `v1/kv_cache_interface.py`); a test compares the results with what a
@@ -45,7 +45,7 @@ class VllmPages(Struct, frozen=True, kw_only=True):
 
     @property
     def block_bytes(self) -> int:
-        """One block of the pool that all groups draw from."""
+        """Size of a block of the pool that all groups draw from."""
         return self.page_bytes * self.group_layers
 
     def blocks(self, tokens: int) -> int:

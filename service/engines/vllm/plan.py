@@ -1,4 +1,4 @@
-"""VllmPlan: what is known of a model, or refused, before vLLM is started."""
+"""VllmPlan: validation and sizing of a model before vLLM is started."""
 
 import asyncio
 from pathlib import Path
@@ -78,7 +78,7 @@ async def make_plan(model: ResolvedModel, options: VllmOptions) -> VllmPlan:
 
 
 def _shortage(tokens: int, held_bytes: int, pages: VllmPages | None) -> str | None:
-    """Why one request would not fit into what is reserved for all of them."""
+    """Reason why a single request would exceed the KV cache reserved for all; None if it fits."""
     needed_bytes = pages.reserved_bytes(tokens) if pages else 0
     if needed_bytes <= held_bytes:
         return None

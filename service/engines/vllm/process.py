@@ -29,7 +29,7 @@ _FIRST: Final = asyncio.FIRST_COMPLETED
 
 
 class VllmProcess:
-    """Starts the server, waits until it answers, and tells why it ended.
+    """Starts the server, waits until it answers, and reports why it ended.
 
     A guardian that imports only the standard library stands between the service and the server: it
     ends all processes of the server when the server dies, and when the service does.
@@ -153,7 +153,7 @@ class VllmProcess:
         return await self._guardian.wait() if status is None else status
 
     async def _told(self) -> int | None:
-        """The next number from the guardian; None if it is gone."""
+        """The next number from the guardian; None if it has exited."""
         assert self._guardian is not None
         assert self._guardian.stdout is not None
         line = await self._guardian.stdout.readline()

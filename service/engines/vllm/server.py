@@ -125,7 +125,7 @@ class VllmServer:
         return f"{self._model.id}: vLLM {ending}."
 
     async def _poll_metrics(self) -> None:
-        """Look for signs of life while requests get no tokens."""
+        """Poll for progress while requests get no tokens."""
         interval_s = self.watchdog.look_s
         transport = AiohttpTransport(uds=str(self.process.socket))
         seen = None

@@ -1,1 +1,1 @@
-"""The memory budget: what is reserved, by whom, and who is evicted."""
+"""The memory budget: reservations and evictions."""

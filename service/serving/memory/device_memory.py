@@ -1,4 +1,4 @@
-"""DeviceMemory: the budget of a device, reserved before it is used and waited for in turn."""
+"""DeviceMemory: the memory budget of a device, reserved before use and waited for in order."""
 
 import asyncio
 import logging
@@ -70,12 +70,12 @@ class Reservation:
             self._memory.add_state(self._account, change_bytes)
 
     def release(self) -> None:
-        """Give it back; again is harmless."""
+        """Release the reservation; idempotent."""
         self.adjust(0)
 
 
 class _TenantLeaves:
-    """Outcome of a wait for request state whose model is to go."""
+    """Outcome of a wait for request state whose model is being evicted."""
 
 
 @dataclass(slots=True, eq=False)
@@ -137,7 +137,7 @@ class DeviceMemory:
         self.changed()
 
     def release(self, tenant: Tenant) -> None:
-        """Give back all that is reserved for a model and its requests; again is harmless."""
+        """Release everything reserved for a model and its requests; idempotent."""
         account = self._accounts.pop(tenant.id, None)
         if account is not None:
             self.used_bytes -= account.held_bytes + account.state_bytes
@@ -148,7 +148,7 @@ class DeviceMemory:
     def try_reserve_state(self, tenant: Tenant, state_bytes: int) -> Reservation | None:
         """Reserve a request's state if that is possible at once, else None.
 
-        It overtakes those who wait if its model is to go: they get its memory all the sooner.
+        It overtakes waiters if its model is being evicted: they get the model's memory sooner.
         """
         account = self._accounts.get(tenant.id)
         if account is None or not state_bytes:
@@ -162,19 +162,19 @@ class DeviceMemory:
     async def reserve_state(
         self, tenant: Tenant, state_bytes: int, *, again: bool = False
     ) -> Reservation | None:
-        """Reserve a request's state, in turn; None if the model is told to go meanwhile.
+        """Reserve a request's state, in order; None if the model starts to be evicted meanwhile.
 
         One that was sent back before waits in front of all others *again*: two requests that send
-        each other back would have their models loaded in turn for ever.
+        each other back would have their models loaded alternately, without end.
 
         Raises DoesNotFit or Overloaded.
         """
         return await self._wait(tenant, state_bytes, is_load=False, again=again)
 
     def send_back(self, tenant: Tenant) -> None:
-        """End the waits of a model's requests: the model is to go, and waits for them in turn.
+        """End the waits of a model's requests, since the model is being evicted.
 
-        Those that fit now run before it goes.
+        Those that fit now run before the eviction.
         """
         for waiter in tuple(self._waiting):
             if waiter.tenant is tenant and not waiter.is_load and not waiter.turn.done():

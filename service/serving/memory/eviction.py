@@ -1,4 +1,4 @@
-"""Eviction: pure decisions on who may hold how much of a device's memory, and who is evicted."""
+"""Eviction policy: pure decisions on admission to a device's memory and on whom to evict."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple

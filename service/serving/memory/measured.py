@@ -1,4 +1,4 @@
-"""MeasuredBytes: what models held at their last load, kept between starts."""
+"""MeasuredBytes: memory of models as measured at their last load, kept across restarts."""
 
 import logging
 import os

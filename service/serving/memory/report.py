@@ -1,4 +1,4 @@
-"""MemoryReport: the budget and who holds how much of it, as frozen values."""
+"""MemoryReport: the budget and each model's share of it, as frozen values."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,7 +12,7 @@ from service.serving.memory.device_memory import DeviceMemory
 
 
 class ModelUse(Struct, frozen=True, kw_only=True):
-    """One servable model; unknown is None."""
+    """Memory of a servable model; None where unknown."""
 
     id: str
     status: LoadState

@@ -89,7 +89,7 @@ class EngineLife:
 
     @property
     def settled(self) -> bool:
-        """Nothing happens before the next event from outside."""
+        """True if nothing changes before the next external event."""
         busy = self._owner or self._cut or self._waiters or self._departures
         return self.phase in SETTLED and not busy
 
@@ -130,17 +130,17 @@ class EngineLife:
                     self._departures.remove(departure)
 
     def check_idle(self) -> None:
-        """Let it go if it was to go once idle, and others have its memory if they wait for it."""
+        """Close the engine if it was to be unloaded once idle, and serve waiters for its memory."""
         if self.loaded is not None and not self.loaded.users:
             self.apply(Event.IDLE)
             self._memory.changed()
 
     def touch(self) -> None:
-        """Note that it is used."""
+        """Note a use of the engine."""
         self.last_used_ns = self._clock_ns()
 
     def hurry(self) -> None:
-        """Close without waiting for an isolated measurement to end."""
+        """Close without waiting for an isolated measurement."""
         self._hurry.set()
 
     async def shut_down(self) -> None:
@@ -157,7 +157,7 @@ class EngineLife:
     # Transitions
 
     def apply(self, event: Event, *, reason: str | None = None) -> None:
-        """Make the transition, and let happen what follows from it."""
+        """Make the transition and start the work that follows from it."""
         before = self.phase
         self.phase, cancel_load = step(before, event)
         if reason is not None and self.phase is not before:

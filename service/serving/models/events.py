@@ -42,7 +42,7 @@ class ModelEvents:
 
     @property
     def heard(self) -> bool:
-        """Somebody is subscribed."""
+        """True if there is any subscriber."""
         return bool(self._subscribers)
 
     def close(self, reason: TriptychError) -> None:

@@ -135,7 +135,7 @@ class HostedModel:
             self.memory.changed()
 
     def note_files(self, error: str | None) -> None:
-        """Show what a look at the files found, unless the model has got further."""
+        """Apply the result of a file check, unless a load has begun."""
         life = self.life
         if life.phase is Phase.RESTING and life.rests_as in ("unavailable", "unloaded"):
             life.rest("unavailable" if error else "unloaded", error)
@@ -184,17 +184,17 @@ class HostedModel:
 
     @property
     def leaving(self) -> bool:
-        """Its memory becomes free; requests wait for the next load."""
+        """True while it is being evicted or unloaded; requests wait for the next load."""
         return self.life.phase in LEAVING
 
     @property
     def idle(self) -> bool:
-        """Loaded, and nobody uses it."""
+        """True if it is loaded and not in use."""
         return self.life.phase is Phase.SERVING and not self.users
 
     @property
     def trouble(self) -> str | None:
-        """Why its engine cannot answer now: its process died, and may be coming back."""
+        """Reason why its engine cannot answer now, such as a dead process; None if it can."""
         engine = self.engine
         return engine.trouble() if isinstance(engine, Supervised) else None
 
@@ -205,7 +205,7 @@ class HostedModel:
 
     @property
     def state(self) -> LoadState:
-        """The phase in the words of the API."""
+        """The phase as the API names it."""
         if self.life.phase in (Phase.RESTING, Phase.ENDED):
             return self.life.rests_as
         if self.life.phase in (Phase.LOADING, Phase.LOADING_TO_EVICT):
@@ -216,7 +216,7 @@ class HostedModel:
 
     @property
     def error(self) -> str | None:
-        """Why it is unavailable, failed to load, or cannot answer now."""
+        """Reason why it is unavailable, failed to load, or cannot answer now."""
         return self.trouble or self.life.error
 
     @property

@@ -45,7 +45,7 @@ class Lease:
             self._use.adjust(prompt_tokens)
 
     def complete(self) -> None:
-        """Note a whole answer: only its time says how long answers take."""
+        """Note a complete answer: only these count for the mean service time."""
         if self._ready_ns is not None:
             self._service_s = (self._clock_ns() - self._ready_ns) / 1e9
 
@@ -81,7 +81,7 @@ class Use:
     async def begin(self, request: ChatRequest | None) -> Engine:
         """Load if need be, then reserve memory for the request's state.
 
-        A model that must go while the request waits for memory is left, and loaded again.
+        If the model is evicted while the request waits for memory, it is loaded again.
         """
         again = False
         while True:
@@ -113,7 +113,7 @@ class Use:
         self._reservation.adjust(self._state_bytes(prompt_tokens))
 
     def end(self) -> None:
-        """Release the memory and let the model go; again is harmless."""
+        """Release the memory and end the use of the model; idempotent."""
         if self._reservation is not None:
             self._reservation.release()
             self._reservation = None

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 
 class Phase(StrEnum):
-    """Where a model is between its files and a running engine."""
+    """Phase of a model's life, from its files to a running engine."""
 
     RESTING = "resting"
     """No engine, no work."""
@@ -30,7 +30,7 @@ class Phase(StrEnum):
 
 
 class Event(StrEnum):
-    """What can happen to a model."""
+    """Event in the life of a model."""
 
     LOAD = "load"
     """A request or an operator wants it."""
@@ -55,7 +55,7 @@ class Event(StrEnum):
 
 
 class Step(NamedTuple):
-    """The phase that follows."""
+    """Outcome of an event: the next phase."""
 
     phase: Phase
     cancel_load: bool = False

@@ -71,7 +71,7 @@ class Loading:
         return opening.load_progress() if isinstance(opening, LoadReporting) else None
 
     def need_bytes(self, model: ResolvedModel) -> int:
-        """Blocking: what a load would reserve; 0 if the model is not counted or not to be had."""
+        """Blocking: what a load would reserve; 0 if the model is not counted or unavailable."""
         with contextlib.suppress(TriptychError):
             engine = self._hosting.opener(model)
             if isinstance(engine, Budgeted):

@@ -121,7 +121,7 @@ class Pool:
         return dict(self.statuses)
 
     def status(self, name: str) -> ModelStatus:
-        """One model's status, from memory. Raises ModelNotFound."""
+        """Status of a model, from memory. Raises ModelNotFound."""
         return self._find(name).status()
 
     def changes(self) -> AsyncGenerator[ModelChange]:

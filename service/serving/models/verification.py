@@ -1,4 +1,4 @@
-"""What the conformance probe found out about a model's engine, in its present life."""
+"""Result of the conformance probe for the current process of a model's engine."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 class Verification:
-    """Holds for one life of the engine's process: after a restart it is unknown until repeated."""
+    """Result of the probe; after a restart of the process it is unknown until repeated."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Verification:
         self._engine, self._found, self._restarts = engine, found, _restarts(engine)
 
     def forget(self) -> None:
-        """The engine is gone."""
+        """Reset the result: the engine was closed."""
         self._engine = self._found = None
 
     def check(self, engine: Engine) -> None:
@@ -69,7 +69,7 @@ class Verification:
             self._probing = None
 
     def cancel(self) -> None:
-        """Give up a probe under way; `check` starts it again."""
+        """Cancel a running probe; `check` starts it again."""
         if self._probing is not None:
             self._probing.cancel()
 

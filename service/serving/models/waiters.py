@@ -1,4 +1,4 @@
-"""Those who wait for a model to be loaded: requests, which then use it, and operators."""
+"""Waiters for the load of a model: requests, which then use it, and operators."""
 
 import asyncio
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class _Waiter:
 
 
 class Waiters:
-    """Everybody who waits gets the engine, or the error of its load."""
+    """Hands the engine, or the error of its load, to everyone who waits."""
 
     def __init__(self) -> None:
         self._waiters: list[_Waiter] = []
@@ -54,13 +54,13 @@ class Waiters:
                 self._waiters.remove(waiter)
 
     def grant(self, loaded: LoadedEngine) -> None:
-        """Hand the engine to all."""
+        """Pass the engine to all waiters."""
         for waiter in self._take():
             loaded.users += waiter.uses
             waiter.turn.set_result(loaded)
 
     def fail(self, error: TriptychError) -> None:
-        """Hand all of them the error."""
+        """Raise the error in all waiters."""
         for waiter in self._take():
             waiter.turn.set_result(error)
 

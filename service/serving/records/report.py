@@ -62,7 +62,7 @@ class Reports:
         return await self._pages.run(read)
 
     async def record(self, request_id: str) -> ReportedRecord:
-        """One record. Raises NotFound or Overloaded."""
+        """A record by its id. Raises NotFound or Overloaded."""
         await self._sink.flushed()
         record = await self._pages.run(lambda _: self._store.get(request_id))
         if record is None:

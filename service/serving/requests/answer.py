@@ -81,7 +81,7 @@ class Answer:
 
     @property
     def record(self) -> RequestRecord:
-        """What is known so far; final after the last event, an error or `aclose`."""
+        """The record so far; final after the last event, an error or `aclose`."""
         return self._recording.record
 
     @property
@@ -91,7 +91,7 @@ class Answer:
 
     @property
     def completion_tokens(self) -> int | None:
-        """Tokens so far; None where the engine does not tell."""
+        """Tokens so far; None where the engine does not report them."""
         return self._recording.completion_tokens
 
     def interrupt(self, reason: Draining) -> None:
@@ -158,7 +158,7 @@ class Answer:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Cancel what still runs. The record is made before anything is awaited."""
+        """Cancel the request if it still runs; its record is submitted before any await."""
         if self._interruption is not None:
             self._recording.finish("interrupted", self._interruption.code)
         self._recording.finish("cancelled")
@@ -189,7 +189,7 @@ class Answer:
                 durable.exception()  # seen: an answer that ended otherwise does not need it
 
     async def _begin(self, stack: AsyncExitStack) -> "tuple[_Attempt, Sequence[EngineEvent]]":
-        """Run the first arm that answers; its events up to the first that says something.
+        """Run the first arm that answers; return its events up to the first content.
 
         The last arm's first event is passed on at once: there is nothing left to fall back to.
         """

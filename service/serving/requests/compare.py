@@ -1,4 +1,4 @@
-"""Comparison: one conversation answered by several models, in turn and isolated, or at once."""
+"""Comparison: one conversation answered by several models, one by one in isolation, or at once."""
 
 import asyncio
 import random
@@ -49,7 +49,7 @@ class ComparedArm(Struct, frozen=True, kw_only=True):
 
 
 class ComparisonRequest(Struct, frozen=True, kw_only=True):
-    """One conversation for several arms."""
+    """Conversation for several arms."""
 
     comparison_id: str
     messages: tuple[Message, ...]
@@ -64,14 +64,14 @@ class ComparisonRequest(Struct, frozen=True, kw_only=True):
 
 
 class ArmError(Struct, frozen=True, kw_only=True):
-    """Why an arm did not answer."""
+    """Error that kept an arm from answering."""
 
     code: str
     message: str
 
 
 class ArmResult(Struct, frozen=True, kw_only=True):
-    """One arm's answer; `record` is None for an arm that could not even be accepted."""
+    """An arm's answer; `record` is None for an arm that was not accepted."""
 
     arm: int
     model: str
@@ -170,7 +170,7 @@ class CompareService:
         yield _compared(comparison, tuple(order), seed, [run.results[arm] for arm in range(count)])
 
     def _open(self, comparison: ComparisonRequest, number: int) -> Answer:
-        """The answer of one arm; its request's clock starts now, not with the comparison's."""
+        """Open the answer of an arm; its clock starts now, not with the comparison's."""
         arm = comparison.arms[number]
         if arm.model in self._chat.routes:
             raise InvalidRequest(f"`{arm.model}` is a route; name the models to compare")
@@ -193,7 +193,7 @@ class CompareService:
 
 
 class _Run:
-    """One comparison as it runs."""
+    """A running comparison."""
 
     def __init__(
         self, comparison: ComparisonRequest, open_arm: Callable[[ComparisonRequest, int], Answer]
@@ -254,7 +254,7 @@ class _Run:
 
 @dataclass(slots=True)
 class _RunningArm:
-    """What is known of an arm so far."""
+    """State of a running arm."""
 
     number: int
     model: str

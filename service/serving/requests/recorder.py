@@ -100,7 +100,7 @@ class Recording:
 
     @property
     def completion_tokens(self) -> int | None:
-        """Tokens so far; None where the engine does not tell."""
+        """Tokens so far; None where the engine does not report them."""
         return self._completion_tokens
 
     @property
@@ -125,7 +125,7 @@ class Recording:
         self._note(route=policy, route_reason=reason)
 
     def restart_clock(self) -> None:
-        """Measure from now on: an isolated request has waited for its turn until now."""
+        """Measure from now on: an isolated request waited for the gate until now."""
         now_ns = self._recorder.clock_ns()
         waited_ns = now_ns - self.record.accepted_ns
         self._note(

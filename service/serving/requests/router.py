@@ -17,7 +17,7 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 
 Policy = Literal["direct", "weighted", "fallback"]
 
-#: UTF-8 bytes a token of English text; larger vocabularies reach 4 to 5.
+#: UTF-8 bytes per token of English text; larger vocabularies reach 4 to 5.
 BYTES_PER_TOKEN = 4
 
 
@@ -63,7 +63,7 @@ def choose(
 def _weighted(
     request: ChatRequest, arms: Sequence[Arm], troubles: Mapping[str, str | None], random: float
 ) -> Decision:
-    """One arm of those that can answer; of all where none can."""
+    """Choose an arm among those that can answer; among all if none can."""
     able = [arm for arm in arms if troubles[arm.model] is None] or arms
     left_out = [f"{model}: {why}" for model, why in troubles.items() if why is not None]
     if request.sticky_key is None:
@@ -118,7 +118,7 @@ def _before(troubles: Mapping[str, str | None], model: str) -> dict[str, str | N
 
 
 def _down(model: ModelStatus, resting: Mapping[str, str]) -> str | None:
-    """Why a model can answer nobody now."""
+    """Reason why a model cannot answer any request now; None if it can."""
     if not model.servable:
         return "not on this machine"
     if model.state == "failed" and model.retry_after_s is not None:
@@ -129,7 +129,7 @@ def _down(model: ModelStatus, resting: Mapping[str, str]) -> str | None:
 
 
 def _too_much(request: ChatRequest, model: ModelStatus) -> str | None:
-    """Why a model would probably refuse this request."""
+    """Reason why a model would probably refuse this request; None if it would not."""
     if model.requests >= model.requests_limit:
         return "queue full"
     wanted_tokens = estimated_tokens(request.prompt) + (request.sampling.max_tokens or 1)
@@ -139,7 +139,7 @@ def _too_much(request: ChatRequest, model: ModelStatus) -> str | None:
 
 
 def estimated_tokens(prompt: Prompt) -> int:
-    """Roughly how many tokens a prompt has, without a tokenizer."""
+    """Likely token count of a prompt, estimated without a tokenizer."""
     match prompt:
         case TokenPrompt(token_ids):
             return len(token_ids)

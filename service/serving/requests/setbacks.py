@@ -1,4 +1,4 @@
-"""Setbacks: models that failed lately, which routes leave alone for a while."""
+"""Setbacks: models that failed recently, which routes avoid for a while."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ class Setbacks:
         return f"<Setbacks {self.resting}>"
 
     def note(self, model: str, error: TriptychError) -> None:
-        """Let a model rest if the error is the model's fault, not the request's."""
+        """Keep a model out of routes if the error is the model's fault, not the request's."""
         match error:
             case EngineFailed():
                 rest_s = ENGINE_REST_S

@@ -19,7 +19,7 @@ class BlockColumns:
     def __init__(
         self, connection: Connection, blocks: list[Block], check: Callable[[], None]
     ) -> None:
-        """*check* is called before each piece of work, and raises to end it."""
+        """*check* is called before each unit of work, and raises to end it."""
         self._connection = connection
         self._check = check
         self._lengths: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""Summaries of columns: what `core.summary.summarize` says of records, for a million of them.
+"""Summaries of columns: as `core.summary.summarize` of records, for a million of them.
 
 NumPy selects, sums and finds ranks outside the interpreter's lock, one field at a time.
 """
@@ -178,7 +178,7 @@ class _Table:
         return found
 
     def _counts(self) -> dict[str, list[Any]]:
-        """Everything but percentiles: a value a group, then the total."""
+        """Counts and sums: one value per group, then the total."""
         verified, told = self._column("verified")
         by_status = [self._sums(self._status == number) for number in range(len(self._statuses))]
         fields: dict[str, list[Any]] = {

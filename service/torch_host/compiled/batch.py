@@ -1,4 +1,4 @@
-"""The head of a batch: where it says what. All fields are int64, addresses where a name is plural.
+"""Layout of a batch's header. All fields are int64, addresses where a name is plural.
 
 They are plain numbers because numba takes those, and no members of an enumeration, for constants.
 """

@@ -32,7 +32,7 @@ class Heads(NamedTuple):
 
     @property
     def value_size(self) -> int:
-        """A value's room: whole panels."""
+        """Size of a value, rounded up to whole panels."""
         return padded_size(self.size)
 
     @property

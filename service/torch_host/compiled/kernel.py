@@ -20,7 +20,7 @@ _CONTEXT: Final = ("batch_head", "thread", "threads")
 
 
 class Buffer(NamedTuple):
-    """Activations of a batch: one row a token."""
+    """Activations of a batch: one row per token."""
 
     address: int
     stride: int

@@ -27,7 +27,7 @@ PASS_TOKENS: Final = 512
 
 
 class CompiledModel(SlotModel):
-    """One loaded model and its slots. Not thread-safe: one loop owns it.
+    """A loaded model and its slots. Not thread-safe: one loop owns it.
 
     A token's logits are the same to the bit whatever shares its pass and however its prompt was
     divided, because every sum is taken in an order that depends on the token alone. With `stored`
@@ -86,7 +86,7 @@ class CompiledModel(SlotModel):
 
     @property
     def packed(self) -> Sequence[Matrix]:
-        """The program's matrices; `stored` of a model that is to be the same."""
+        """The program's matrices, to be passed as `stored` to an equal model."""
         return self._program.packed
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Matrices of a program: packed in its formats, or taken as they were packed before."""
+"""Matrices of a program: packed in its formats, or taken from an earlier packing."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,6 +1,6 @@
 """A model's forward pass as a list of kernels over fixed buffers, with nothing between them.
 
-A program is built once a model. It advances a *batch*: segments of consecutive tokens, each of one
+A program is built once per model. It advances a *batch*: segments of consecutive tokens, each in a
 slot, laid out one after the other. One segment of many tokens is a prefill, many segments of one
 token are a decode step, and nothing in a program knows the difference, so a sequence's state does
 not depend on how its tokens were divided into steps, nor on its neighbours in them.
@@ -80,7 +80,7 @@ class Program:
         self._scratch_bytes = max(self._scratch_bytes, aligned(size_bytes))
 
     def hold(self, tensor: torch.Tensor) -> int:
-        """Keep a contiguous tensor as long as the program; its address.
+        """Keep a contiguous tensor alive as long as the program; return its address.
 
         Raises ValueError if it has no values: it was left out of a file that holds matrices packed.
         """
@@ -119,7 +119,7 @@ class Program:
         self._operands.append([self.head.ctypes.data, *kernel.arrange(operands)])
 
     def finish(self) -> None:
-        """No more instructions come."""
+        """Complete the program; no more instructions may be added."""
         scratch = aligned_bytes(max(self._scratch_bytes, ALIGNMENT) * self.threads)
         self._held.append(scratch)
         self.head[batch.SCRATCH] = scratch.data_ptr()

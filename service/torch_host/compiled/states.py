@@ -275,7 +275,7 @@ class Slots:
                     state[slot] = torch.nan
 
     def _memory(self) -> Iterator[torch.Tensor | np.ndarray]:
-        """All memory that kernels are told of."""
+        """All memory that kernels are given."""
         yield from (*self._convolutions, *self._recurrent)
         for table in self._tables:
             yield from table

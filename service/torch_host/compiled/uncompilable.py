@@ -2,4 +2,4 @@
 
 
 class Uncompilable(ValueError):
-    """A shape or function that no kernel has; transformers' own code may still run the model."""
+    """No kernel has this shape or function; transformers' own code may still run the model."""

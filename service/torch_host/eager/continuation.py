@@ -1,4 +1,4 @@
-"""Two repairs without which a prompt prefilled in chunks comes out otherwise than in one piece.
+"""Two repairs that make prefill in chunks equal to prefill in one pass.
 
 - Mamba-1's mixers (Mamba, Falcon-Mamba, Jamba) start every forward pass of more than one token
   from a zero state, even where their cache holds one.

@@ -2,10 +2,10 @@
 
 transformers gives every architecture the same cache object, a list of layers that hold keys and
 values, convolution and recurrent states, or both. Here the same interface serves sequences that
-come and go: a request takes a slot, every step selects the slots that it advances, and a finished
-request gives its slot back. Keys and values lie slot by slot, each with its own length. Recurrent
-states lie in one tensor a layer whose rows are sequences; a step works on a range of rows in place,
-so rows move only when the set of sequences in a step changes.
+start and end independently: a request takes a slot, every step selects the slots that it advances,
+and a finished request frees its slot. Keys and values are stored per slot, each with its own
+length. Recurrent states are one tensor per layer whose rows are sequences; a step works on a range
+of rows in place, so rows move only when the set of sequences in a step changes.
 """
 
 from collections.abc import Sequence
@@ -151,7 +151,7 @@ class Slots:
 
     @property
     def has_attention(self) -> bool:
-        """Whether any layer holds keys and values."""
+        """True if any layer holds keys and values."""
         return bool(self._attention)
 
     def take(self) -> int | None:

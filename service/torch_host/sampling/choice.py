@@ -26,7 +26,7 @@ class Choice(NamedTuple):
 
 
 def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice | None]:
-    """Choose one token a row; None for a row whose logits are not finite.
+    """Choose one token per row; None for a row whose logits are not finite.
 
     `logits` is float32, shape (rows, vocabulary), and is overwritten.
     """
@@ -65,7 +65,7 @@ def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice | None]:
 
 
 def score(logits: Tensor, token_ids: Sequence[int], alternatives: int) -> list[Choice]:
-    """Score given tokens; `logits` is float32, one row a token."""
+    """Score given tokens; `logits` is float32, one row per token."""
     logprobs = logits.log_softmax(dim=-1).cpu()
     return _scored(token_ids, logprobs, [alternatives] * len(token_ids))
 
@@ -73,7 +73,7 @@ def score(logits: Tensor, token_ids: Sequence[int], alternatives: int) -> list[C
 def _scored(
     token_ids: Sequence[int], logprobs: Tensor, alternatives: Sequence[int]
 ) -> list[Choice]:
-    """Choices of given tokens, one a row, each with as many alternatives as wanted."""
+    """Choices of given tokens, one per row, each with the requested number of alternatives."""
     if not token_ids:
         return []
     own = logprobs.gather(1, torch.tensor(token_ids, dtype=torch.long).unsqueeze(1))

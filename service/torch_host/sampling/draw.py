@@ -15,7 +15,7 @@ from service.torch_host.sampling.largest import largest
 from service.torch_host.sampling.sampler import BELOW_ONE, Sampler
 
 CANDIDATES: Final = (64, 1024, 8192)
-"""How many of the likeliest tokens are looked at, in turn, before all are sorted."""
+"""Numbers of most likely tokens that are tried in order before all are sorted."""
 
 SHARE_SUM: Final = 128
 """Tokens that share a sum when one is drawn from the whole vocabulary."""
@@ -62,7 +62,7 @@ def draw(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
     if not columns:
         return column.squeeze(1)
     own = sums.gather(1, column)
-    # What the first draw left over is as random as a second one.
+    # The remainder of the first draw is as random as a second draw.
     left = ((targets - cumulative.gather(1, column) + own) / own).clamp_(0, BELOW_ONE)
     place = column.clamp(max=columns - 1).unsqueeze(1).expand(-1, SHARE_SUM, -1)
     level = _invert(piles.gather(2, place).squeeze(2), left)
@@ -103,7 +103,7 @@ def _totals(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
 
 
 def _leaves_out(sampler: Sampler, vocabulary: int) -> bool:
-    """Whether min-p or top-k may leave tokens out, before top-p."""
+    """True where min-p or top-k may exclude tokens, before top-p."""
     top_k, min_p = sampler.sampling.top_k, sampler.sampling.min_p
     return min_p > 0 or (top_k is not None and top_k < vocabulary)
 

@@ -51,7 +51,7 @@ class Sampler:
 
     @property
     def adjusts(self) -> bool:
-        """Whether the next token's logits are adjusted."""
+        """True if the next token's logits are adjusted."""
         return self._adjusts or self._too_short
 
     @property

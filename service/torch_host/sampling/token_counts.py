@@ -1,4 +1,4 @@
-"""TokenCounts: which tokens came, and how often."""
+"""TokenCounts: occurrences of the tokens of a sequence."""
 
 from collections.abc import Iterable
 

@@ -78,7 +78,7 @@ class Delta(Struct, frozen=True):
 
     @property
     def finite(self) -> bool:
-        """Whether both matrices are finite."""
+        """True if both matrices are finite."""
         return bool(torch.isfinite(self.down).all() and torch.isfinite(self.up).all())
 
     def full(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where models are held, and what a record says of how they run."""
+"""The device that holds models, and the description of a build for records."""
 
 import numba
 import torch

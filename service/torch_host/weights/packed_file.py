@@ -98,7 +98,7 @@ def _header(
 
 
 def _pieces(file: BinaryIO, storage: torch.Tensor) -> Iterator[memoryview]:
-    """Fill memory from a file; yield each piece after it was read."""
+    """Fill memory from a file; yield each chunk after it was read."""
     view = memoryview(storage.numpy().data)
     for first in range(0, len(view), _CHUNK_BYTES):
         piece = view[first : first + _CHUNK_BYTES]

@@ -1,1 +1,1 @@
-"""What the service and the torch host say to each other."""
+"""The protocol between the service and the torch host."""

@@ -41,7 +41,7 @@ def host_frames(message: FromHost) -> Iterator[bytes]:
 
 
 def _reduced(message: FromHost, error: FrameTooLarge) -> Iterator[FromHost]:
-    """What is sent instead of a message that is too large."""
+    """Replacement for a message that is too large: the failures that it causes."""
     reason = f"The answer is too large to be sent: {error}."
     match message:
         case Events(items=((request_id, _),)) | PromptScores(request_id=request_id):
@@ -73,7 +73,7 @@ class FrameProtocol(asyncio.Protocol, Generic[Received]):
 
     @property
     def connected(self) -> bool:
-        """Whether `send` reaches the peer."""
+        """True while the connection is open."""
         return self._transport is not None and not self._transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -116,6 +116,6 @@ class FrameProtocol(asyncio.Protocol, Generic[Received]):
             self._transport.write(data)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._transport is not None:
             self._transport.close()

@@ -1,4 +1,4 @@
-"""Which requests an engine's last step was for: memory that outlives the process that wrote it.
+"""Requests of an engine's last step, in memory that outlives the process that wrote it.
 
 This module is imported by both sides and knows no torch.
 """
@@ -49,5 +49,5 @@ class LastStep:
         return tuple(body.decode("utf-8", "replace").splitlines())
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Unmap the memory."""
         self._memory.close()

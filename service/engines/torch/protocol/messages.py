@@ -100,7 +100,7 @@ class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
 
 
 class Heartbeat(Struct, frozen=True, tag="heartbeat"):
-    """Sign of life, sent every `--heartbeat` seconds."""
+    """Heartbeat, sent every `--heartbeat` seconds."""
 
     turns: int
     """Turns of the engine loop since its start."""
@@ -144,7 +144,7 @@ class Unloaded(Struct, frozen=True, tag="unloaded"):
 
 
 class Events(Struct, frozen=True, tag="events"):
-    """Everything that one step produced, as `(request_id, event)`."""
+    """Events that one step produced, as `(request_id, event)`."""
 
     items: tuple[tuple[str, EngineEvent], ...]
 

@@ -1,4 +1,4 @@
-"""Whether a build's state bytes are measured or computed."""
+"""Source of a build's state bytes: measured or computed."""
 
 import sqlalchemy as sa
 from alembic import op

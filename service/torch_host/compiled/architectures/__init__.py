@@ -1,4 +1,4 @@
-"""Which architectures have a program, and how a loaded network becomes one."""
+"""Registry of compiled architectures, and assembly of a loaded network into a program."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -45,7 +45,7 @@ ASSEMBLERS: Final[Mapping[str, Callable[[PreTrainedModel, Assembly], None]]] = {
 
 
 def covered(config: Any) -> str | None:  # noqa: ANN401 - a transformers config
-    """Why there is no program for a text config, None if there is one."""
+    """Return the reason why a text config has no program; None if it has one."""
     if config.model_type not in ASSEMBLERS:
         return f"there is no compiled program for {config.model_type}"
     if getattr(config, "final_logit_softcapping", None):

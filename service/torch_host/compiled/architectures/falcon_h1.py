@@ -12,7 +12,7 @@ from service.torch_host.compiled.ops.linear import linear
 
 
 def assemble_falcon_h1(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transformers' modules
-    """Falcon-H1, whose products count with constants of their own."""
+    """Falcon-H1, which scales each product by a multiplier from the config."""
     config, model = a.config, network.model
     function = activation_named(config.hidden_act)
     multipliers = Multipliers(config.ssm_in_multiplier, *config.ssm_multipliers)

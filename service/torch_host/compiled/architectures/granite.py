@@ -12,7 +12,7 @@ from service.torch_host.compiled.ops.experts import Routing
 
 
 def assemble_granite(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transformers' modules
-    """Granite 4 (`granitemoehybrid`), whose blocks count with `residual_multiplier` each."""
+    """Granite 4 (`granitemoehybrid`), which scales each block by `residual_multiplier`."""
     config, model = a.config, network.model
     function = activation_named(config.hidden_act)
     residual = float(config.residual_multiplier)

@@ -1,4 +1,4 @@
-"""Llama and what is built like it: attention, then a gated MLP, each on the normalized stream."""
+"""Llama and similar architectures: attention, then a gated MLP, each on the normalized stream."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Mamba-1 and Falcon-Mamba: one selective state space mixer a layer."""
+"""Mamba-1 and Falcon-Mamba: one selective state space mixer per layer."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from service.torch_host.compiled.ops.selective_scan import Norms
 
 
 def assemble_mamba(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transformers' modules
-    """Mamba; Falcon-Mamba, which normalizes what a token selects, without weights."""
+    """Mamba; Falcon-Mamba, which normalizes B, C and the time step, without weights."""
     config, model = a.config, network.backbone
     head = a.begin(model.embeddings, network.lm_head)
     eps = getattr(config, "mixer_rms_eps", None)

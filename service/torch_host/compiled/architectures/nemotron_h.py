@@ -1,4 +1,4 @@
-"""Nemotron-H: one mixer a layer, of Mamba-2, attention without positions, an MLP or experts."""
+"""Nemotron-H: one mixer per layer, of Mamba-2, attention without positions, an MLP or experts."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Phi-3: Llama with its first products fused, and windows."""
+"""Phi-3: Llama with fused QKV and gate-up projections, and sliding windows."""
 
 from typing import Any
 

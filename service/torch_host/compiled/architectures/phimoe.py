@@ -41,7 +41,7 @@ def _normed(a: Assembly, norm: torch.nn.LayerNorm) -> Buffer:
 
 
 def _angles(a: Assembly, rotary: Any) -> Buffer:  # noqa: ANN401 - a transformers module
-    """Angles that transformers gives this type: beyond the switch only the factor is another."""
+    """Angles as transformers computes them: beyond the switch only the scale differs."""
     parameters = rotary.config.rope_parameters
     if parameters["rope_type"] == "default":
         return angles_of(a.program, rotary)

@@ -21,7 +21,7 @@ from service.torch_host.compiled.uncompilable import Uncompilable
 
 
 def assemble_qwen3_next(network: Any, a: Assembly) -> None:  # noqa: ANN401 - transformers' modules
-    """Qwen3-Next; Qwen3.5's text models, whose projections lie in matrices of their own."""
+    """Qwen3-Next; Qwen3.5's text models, whose projections are separate matrices."""
     config, model = a.config, network.model
     function = activation_named(config.hidden_act)
     if function is not Activation.SILU:
@@ -49,7 +49,7 @@ def _weight(norm: Any) -> torch.Tensor:  # noqa: ANN401
 
 
 def _add_attention(a: Assembly, x: Buffer, attention: Any, angles: Buffer) -> None:  # noqa: ANN401
-    """Attention whose result is opened by gates, which the queries' projection makes too."""
+    """Attention with output gates, which the query projection also computes."""
     config, heads = a.config, heads_of(a, attention)
     # Each head's queries are followed by its gates.
     _permute(attention.q_proj, _by_part(heads.queries, [heads.size, heads.size]))
@@ -68,7 +68,7 @@ def _add_attention(a: Assembly, x: Buffer, attention: Any, angles: Buffer) -> No
 
 
 def _add_delta_rule(a: Assembly, x: Buffer, mixer: Any) -> None:  # noqa: ANN401
-    """A gated delta rule behind a short convolution; its answers are normalized and gated."""
+    """A gated delta rule behind a short convolution; its outputs are normalized and gated."""
     program = a.program
     weight = mixer.conv1d.weight.squeeze(1)
     channels, heads, values = mixer.conv_dim, mixer.num_v_heads, mixer.value_dim
@@ -112,7 +112,7 @@ def _add_delta_rule(a: Assembly, x: Buffer, mixer: Any) -> None:  # noqa: ANN401
 
 
 def _pack_delta_rule(a: Assembly, mixer: Any) -> tuple[Packed, Packed]:  # noqa: ANN401
-    """Rows that make queries, keys, values and gates, and rows that make b and a."""
+    """Split the rows for queries, keys, values and gates from those for b and a."""
     if hasattr(mixer, "in_proj_qkv"):
         large = a.pack(mixer.in_proj_qkv, mixer.in_proj_z)
         return large, a.pack(mixer.in_proj_b, mixer.in_proj_a, exact=True)
@@ -139,7 +139,7 @@ def _by_part(heads: int, parts: list[int]) -> torch.Tensor:
 
 
 def _add_experts(a: Assembly, x: Buffer, mlp: Any, function: Activation) -> None:  # noqa: ANN401
-    """Routed experts, and one that sees every token and has a gate of its own."""
+    """Routed experts, and a gated shared expert for every token."""
     config, program, shared = a.config, a.program, mlp.shared_expert
     routing = Routing(
         config.num_experts, config.num_experts_per_tok, normalized=config.norm_topk_prob

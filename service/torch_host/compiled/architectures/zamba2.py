@@ -1,7 +1,7 @@
-"""Zamba2: Mamba-2's mixers, some of which also see what a shared transformer block makes.
+"""Zamba2: Mamba-2's mixers, some of which also take the output of a shared transformer block.
 
-A few blocks of attention and MLP are used by turns, each time with low-rank adapters of their own
-(arXiv 2411.15242). They see the embeddings beside the stream, and what they make enters the next
+A few blocks of attention and MLP are used in rotation, each use with its own low-rank adapters
+(arXiv 2411.15242). They take the embeddings beside the stream, and their output enters the next
 mixer, not the stream.
 """
 
@@ -19,7 +19,7 @@ from service.torch_host.compiled.packing import Packed
 
 
 class _Block(NamedTuple):
-    """The matrices that the uses of a block share."""
+    """Matrices shared by all uses of a block."""
 
     qkv: Packed
     output: Packed
@@ -106,7 +106,7 @@ def _used(
 
 
 def _adapt(a: Assembly, x: Buffer, adapters: Any, out: Buffer, widths: list[int]) -> None:  # noqa: ANN401
-    """Add what adapters make of `x` to their columns of `out`, one beside the other."""
+    """Add the adapters' outputs for `x` to their columns of `out`, side by side."""
     narrow = a.pack(*(down for down, _ in adapters))
     inner = as_operand(a.program, a.project(x, narrow, "adapters"), "in adapters")
     rank = a.config.adapter_rank

@@ -29,7 +29,7 @@ class Assembly:
     def pack(self, *layers: torch.nn.Module, exact: bool = False) -> Packed:
         """Pack linear layers one below the other, and free their own weights.
 
-        `exact` matrices are never quantized: they make few numbers that rule many others.
+        `exact` matrices are never quantized: they compute few numbers on which many others depend.
         """
         packed = self.pack_weights(
             [layer.weight for layer in layers],  # type: ignore[misc]
@@ -124,7 +124,7 @@ class Assembly:
         layer_norm: bool = False,
         scale: float = 1.0,
     ) -> None:
-        """Final norm and logits of the tokens that the batch wants them of."""
+        """Final norm, and logits of the tokens that the batch requests them for."""
         out = self.program.operand_buffer("normed", self.width)
         norm(
             self.program,

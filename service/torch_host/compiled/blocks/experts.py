@@ -51,7 +51,7 @@ def mixed_experts(
 
     `router` has a weight (experts, width), `experts` has `gate_up_proj` (experts, 2 * hidden,
     width) or, without gates, `up_proj` (experts, hidden, width), and `down_proj` (experts, width,
-    hidden). `inputs` are what the experts see, if not what the router sees.
+    hidden). `inputs` are the experts' inputs, if not the router's.
     """
     outputs = _outputs(a, x, router, experts, routing, function, inputs)
     mixed = a.program.operand_buffer("mixed experts", (inputs or x).width)
@@ -68,7 +68,7 @@ def _outputs(
     function: Activation,
     inputs: Buffer | None,
 ) -> tuple[Buffer, Routed]:
-    """One row for each choice of each token, sorted by expert, and where the rows came from."""
+    """Expert outputs, one row per token and choice, sorted by expert, with the rows' origins."""
     program, rows = a.program, routing.top_k
     scores = a.pack_weights([router.weight], exact=True)  # type: ignore[list-item]
     free(router)

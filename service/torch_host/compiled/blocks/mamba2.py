@@ -97,7 +97,7 @@ def add_mamba2(
 
 
 def _groups(norm: Any, width: int) -> int:  # noqa: ANN401 - a transformers module
-    """Parts of a row that a mixer's norm normalizes each for itself."""
+    """Number of parts of a row that a mixer's norm normalizes independently."""
     if hasattr(norm, "n_groups"):
         return int(norm.n_groups)
     return width // int(getattr(norm, "group_size", width))

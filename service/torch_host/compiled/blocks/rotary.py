@@ -12,7 +12,7 @@ from service.torch_host.compiled.program import Program
 def angles_of(program: Program, rotary: Any, name: str = "angles") -> Buffer:  # noqa: ANN401
     """Angles of one of transformers' rotary embedding modules.
 
-    Its frequencies are fixed, or LongRoPE's, of which it computes the long ones when it must.
+    Its frequencies are fixed, or LongRoPE's short and long ones.
     """
     factor = float(rotary.attention_scaling)
     if getattr(rotary, "rope_type", "default") != "longrope":

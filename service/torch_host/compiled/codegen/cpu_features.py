@@ -1,6 +1,7 @@
-"""Instruction sets that kernels are compiled for, and what records call the kernels that use them.
+"""Instruction sets that kernels are compiled for, and the kernel paths that records name.
 
-They are those of numba's target: the host's, or what `NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` say.
+They are those of numba's target: the host's, unless `NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` are
+set.
 """
 
 from functools import cache

@@ -22,14 +22,14 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Region(NamedTuple):
-    """A piece of memory that kernels may touch."""
+    """A range of memory that kernels may touch."""
 
     begin: int
     size_bytes: int
 
 
 class Address(int):
-    """A number in a kernel, and where it came from."""
+    """A number in a kernel, and its origin."""
 
     origin: str
     base: int
@@ -37,7 +37,7 @@ class Address(int):
 
     @classmethod
     def of(cls, value: int, origin: str, base: int | None = None) -> "Address":
-        """A number by the name of what it came from."""
+        """A number with a named origin."""
         address = cls(value)
         address.origin, address.base = origin, int(value) if base is None else base
         return address

@@ -1,4 +1,4 @@
-"""Rows on their way into a matrix product: float32 values become what the product reads."""
+"""Operands of matrix products: conversion and quantization of float32 rows."""
 
 import math
 from typing import Final
@@ -118,8 +118,8 @@ def quantized(
 ) -> Buffer:
     """`x`, an operand, for a product with a matrix of `kind`: as it is, or quantized row by row.
 
-    Each group of values is divided by its largest. One scale a row would be less to store but
-    loses what the small values say where a few are large, as they are in language models
+    Each group of values is divided by its largest. One scale per row would be smaller but
+    loses small values where a few are large, as is common in language models
     (arXiv 2208.07339).
     """
     size = kind.group_inputs

@@ -1,4 +1,4 @@
-"""Tiles of matrices in 8 and 4 bits, whose sums are whole numbers within a group of inputs."""
+"""Tiles of matrices in 8 and 4 bits, with integer sums within a group of inputs."""
 
 from typing import Any, Final
 

@@ -20,7 +20,7 @@ _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 
 def compute_alone() -> None:
-    """Make the calling thread compute without a team.
+    """Run OpenMP regions of the calling thread on that thread alone.
 
     OpenMP keeps a team for every thread that ever had one and, once there are more threads than
     cores, lets all of them sleep at every barrier: a model then decodes at half its speed. So only

@@ -1,6 +1,6 @@
 """Writers of a tile's LLVM code: sums in registers over the steps of its columns.
 
-A step is 64 bytes of each column panel: 32 bits a lane. What they hold is the tile's kind.
+A step is 64 bytes of each column panel: 32 bits per lane; the tile's kind defines their content.
 """
 
 from abc import ABC, abstractmethod
@@ -192,7 +192,7 @@ class BFloat16Tile(Float32Tile):
         return total
 
     def _pairs(self, builder: Any, pairs: Any) -> Any:
-        """Whole if the processor multiplies pairs, else the even and the odd as float32."""
+        """Pairs if the processor multiplies them, else even and odd elements as float32."""
         if has_bf16_dot():
             return builder.bitcast(pairs, _32BF16)
         even = builder.shl(pairs, words(16))

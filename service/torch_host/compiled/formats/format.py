@@ -25,7 +25,7 @@ class Format(Struct, frozen=True, eq=False, kw_only=True):
     code: int
     """The operand by which kernels tell formats apart; stored in packed files, never reused."""
     steps: Callable[[int], int]
-    """Steps of a tile along so many inputs; a step is 32 bits of each of a panel's columns."""
+    """Tile steps by number of inputs; a step is 32 bits of each of a panel's columns."""
     pack: Callable[[torch.Tensor], Stream]
     """Pack a matrix (outputs, inputs). Raises Uncompilable if its shape has no packing."""
     tile: type[Tile]

@@ -2,7 +2,7 @@
 
 A matrix (outputs, inputs) is cut into panels of 16 outputs, whose lanes lie side by side; four
 panels are interleaved, so that a product reads the whole matrix as one stream. A step of a panel is
-64 bytes of it, 32 bits a lane.
+64 bytes of it, 32 bits per lane.
 """
 
 from typing import Final
@@ -17,7 +17,7 @@ _INTERLEAVED: Final = 4
 
 
 def padded(weight: torch.Tensor, inputs: int) -> torch.Tensor:
-    """Fill up with zeros to so many inputs and to whole panels of outputs."""
+    """Pad with zeros to the given inputs and to whole panels of outputs."""
     return functional.pad(weight, (0, inputs - weight.shape[1], 0, -weight.shape[0] % LANES))
 
 

@@ -1,4 +1,4 @@
-"""All formats, and the functions of kernels that tell them apart by their codes."""
+"""All formats, and the kernel functions that dispatch on their codes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final

@@ -1,1 +1,1 @@
-"""Kernels, and what a program needs to be told to run them."""
+"""Kernels, and the functions that add them to a program."""

@@ -1,4 +1,4 @@
-"""Activation functions, and what is multiplied element by element between two products."""
+"""Activation functions and gated multiplication, element-wise between two products."""
 
 from enum import IntEnum
 
@@ -130,8 +130,8 @@ def act_and_mul(
 ) -> None:
     """`out = function(gates) * values * sigmoid(opening)`; without values only the function.
 
-    An opening is the first number of its row; without openings all is open. `out` is what enters a
-    matrix product unless another kind is asked for.
+    An opening is the first number of its row; without openings the factor is 1. `out` is the
+    operand of a matrix product unless another kind is requested.
     """
     program.scratch(gates.width * 4)
     program.add(

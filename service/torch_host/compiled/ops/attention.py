@@ -2,8 +2,8 @@
 
 Keys lie 16 tokens side by side, as columns of a packed matrix, and values token by token, as its
 steps: scoring and mixing are matrix products like any other. Softmax runs along the keys in
-parts of 64, with the running maximum of online softmax (arXiv 1805.02867), so nothing grows with
-the context but the reading.
+parts of 64, with the running maximum of online softmax (arXiv 1805.02867), so no buffer grows
+with the context.
 """
 
 from typing import Final, NamedTuple
@@ -187,7 +187,7 @@ def append_kv(
 
 @njit(fastmath=FAST, error_model="numpy")
 def _merge(whole, part, width):
-    """Fold one part's mixed values, largest score and total, (width + 2), into the whole's."""
+    """Merge the mixed values, maximum score and total of a part, (width + 2), into the whole's."""
     to, of = float32s(whole), float32s(part)
     largest = max(to[width], of[width])
     kept, taken = exp(to[width] - largest), exp(of[width] - largest)
@@ -199,7 +199,7 @@ def _merge(whole, part, width):
 
 @njit(fastmath=FAST, error_model="numpy")
 def _clear(part, width):
-    """No keys yet."""
+    """Reset to the state before the first key."""
     values = float32s(part)
     for i in range(width):
         values[i] = types.float32(0.0)
@@ -260,7 +260,7 @@ def _attend_to_keys(
     room,
     rows,
 ):
-    """Mix KEY_TOKENS keys into what some queries have mixed."""
+    """Accumulate KEY_TOKENS keys into the mixed values of some queries."""
     element = 2 if kind == 1 else 4
     first = part * KEY_TOKENS
     held = min(KEY_TOKENS, end - first)

@@ -32,7 +32,7 @@ def _convolve(taps: int) -> Callable[..., Any]:
 
     @njit(fastmath=FAST, error_model="numpy")
     def load_state(state, half, window, count):
-        """Write the state, (count, taps), into the window, one row of 128 a tap."""
+        """Write the state, (count, taps), into the window, one row of 128 per tap."""
         rows = float32s(window)
         if half != 0:
             halves = uint16s(state)

@@ -1,7 +1,7 @@
-"""The gated delta rule (arXiv 2412.06464): linear attention whose state forgets and corrects.
+"""The gated delta rule (arXiv 2412.06464): linear attention with decay and error correction.
 
-A head's state S, (key size, value size), holds what it answers to a key. A token lets it decay,
-asks it for what its own key is mapped to, and moves that towards its own value by a part, beta:
+A head's state S, (key size, value size), maps keys to values. A token decays it,
+reads the value of its own key, and moves that towards its own value by the factor beta:
 
     S ← decay S + k δᵀ,  δ = beta (v - decay Sᵀ k),  answer = Sᵀ q
 
@@ -98,7 +98,7 @@ def _walk(
     width,
     scratch,
 ):
-    """Take a segment's tokens through some columns of one head's state."""
+    """Advance some columns of one head's state by the tokens of a segment."""
     panels = (width + LANES - 1) // LANES
     delta, sums = scratch, scratch + COLUMNS * 4
     deltas, of_key, of_query = float32s(delta), float32s(sums), float32s(sums + COLUMNS * 4)
@@ -196,7 +196,7 @@ def delta_rule(
     *,
     key_heads: int,
 ) -> Buffer:
-    """Answers (value heads * value size) of every token; `state` remembers.
+    """Outputs (value heads * value size) of every token; updates `state`.
 
     `mixed` holds a token's queries and keys, (key heads * key size) each, which are brought to
     length in place, then its values, (value heads * value size). `a` and `b` are (value heads):

@@ -1,4 +1,4 @@
-"""One pass over some columns of a delta rule's state: the inner loop of `delta_rule`.
+"""Pass over some columns of a delta rule's state: the inner loop of `delta_rule`.
 
 A pass goes along the keys with up to 128 columns of the state side by side, as LLVM vectors of 16;
 the sums of every column stay in registers. A column comes out the same whatever goes with it.
@@ -59,7 +59,7 @@ def _write_pass(builder: Any, operands: Any, panels: int, *, updates: bool, asks
 
 
 def _pass(panels: int, *, updates: bool, asks: bool) -> Callable[..., Any]:
-    """An intrinsic for exactly so many panels; operands as those of `passes`, without `panels`."""
+    """An intrinsic for a fixed number of panels; operands as of `passes`, without `panels`."""
 
     def interpreted(state, stride, keys, decay, k, delta, next_k, next_q, sums):
         columns = panels * LANES

@@ -1,4 +1,4 @@
-"""Mixtures of experts: which experts each token goes to, and products with the matrices of each.
+"""Mixture of experts: routing of tokens, and products with the matrices of their experts.
 
 The pairs of a token and one of its experts are sorted by expert, so that an expert's matrix is read
 once for all its rows. Every sum runs over the inputs of one row, or over the choices of one token
@@ -63,7 +63,7 @@ class Routing(NamedTuple):
 
 
 class Routed(NamedTuple):
-    """Routed tokens of a batch: buffers of one row a token, and the experts' first rows."""
+    """Routed tokens of a batch: buffers of one row per token, and the experts' first rows."""
 
     routing: Routing
     choices: Buffer
@@ -109,7 +109,7 @@ def _softmax(logits, experts, wanted, chosen, weights):
 
 @njit(fastmath=FAST)
 def _hide_groups(ranks, experts, groups, kept, scratch):
-    """Leave only the experts of the groups whose two best have the largest sums."""
+    """Keep only the experts of the groups with the largest sums of their two best scores."""
     rank = float32s(ranks)
     size = experts // groups
     sums, order, best = scratch, scratch + groups * 8, scratch + groups * 16

@@ -1,4 +1,4 @@
-"""Matrix products with packed matrices, and the embedding that is read out of one."""
+"""Matrix products with packed matrices, and embeddings read from a packed matrix."""
 
 from numba import njit, types
 
@@ -173,7 +173,7 @@ def linear(
 
 
 def head(program: Program, x: Buffer, weight: Packed, *, scale: float = 1.0) -> None:
-    """Logits of the tokens that the batch wants them of, straight into the caller's memory."""
+    """Logits of the tokens that the batch requests them for, written to the caller's memory."""
     _multiply(
         program,
         x,

@@ -1,4 +1,4 @@
-"""Normalization of rows on their way into a matrix product."""
+"""Normalization of rows into operands of matrix products."""
 
 import math
 
@@ -93,7 +93,7 @@ def norm(
 ) -> None:
     """RMS norm of rows, or `layer_norm` (arXiv 1607.06450); `out` is a product's operand.
 
-    `of_logits` takes only the tokens that the batch wants logits of.
+    `of_logits` takes only the tokens that the batch requests logits for.
     """
     program.scratch(x.width * 4)
     program.add(

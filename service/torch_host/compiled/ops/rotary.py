@@ -51,7 +51,7 @@ def angles(
     long_frequencies: torch.Tensor | None = None,
     long_factor: float = 1.0,
 ) -> Buffer:
-    """Cosines, then sines, of position times each frequency; the long ones where a token asks."""
+    """Cosines, then sines, of position times frequency; long frequencies where a token has them."""
     width = frequencies.numel()
     out = program.buffer(name, 2 * width)
     short = program.vector(frequencies)

@@ -1,4 +1,4 @@
-"""Rows that move between two instructions without any arithmetic."""
+"""Copies and conversions of rows between two instructions."""
 
 from service.torch_host.compiled import batch
 from service.torch_host.compiled.codegen.operand import put_operand

@@ -21,7 +21,7 @@ _CHANNELS: Final = 64
 
 
 class Norms(NamedTuple):
-    """Root-mean-square norms of what a token selects; None for a norm without weights."""
+    """RMS norms of a token's selected parameters; None for a norm without weights."""
 
     delta: torch.Tensor | None
     inputs: torch.Tensor | None
@@ -78,7 +78,7 @@ def _select(
 
 
 def select(program: Program, x: Buffer, rank: int, states: int, norms: Norms | None) -> Selected:
-    """Part the rows of `x` into what delta is a product of, B and C, which stay where they are."""
+    """Split the rows of `x`, in place, into the input of delta's projection, B and C."""
     width = rank + rank % 2
     out = program.operand_buffer("delta of rank", width)
     program.scratch(width * 4)

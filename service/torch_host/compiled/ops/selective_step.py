@@ -1,4 +1,4 @@
-"""One token's step of Mamba-1's selective scan for 16 channels, as LLVM vectors.
+"""A token's step of Mamba-1's selective scan for 16 channels, as LLVM vectors.
 
 The lanes are channels, so that a state is as many vectors as it has numbers for a channel and
 nothing is summed across lanes. Slots keep a channel's numbers together; `turn` exchanges the two.
@@ -32,7 +32,7 @@ _PREFETCH_TOKENS: Final = 4
 
 
 def _write_step(builder: Any, operands: Any) -> None:
-    """See `step`."""
+    """Write the LLVM code of `step`."""
     hidden_at, hidden_stride, delta_at, delta_stride, gate_at, gate_stride = operands[:6]
     bias_at, skip_at, decay_at, state_at, inputs_at, outputs_at, states, out_at, half = operands[6:]
     lanes = LaneFunctions(builder)

@@ -121,7 +121,7 @@ def _softplus(value):
 
 @njit(fastmath=FAST, error_model="numpy")
 def _time_steps(dt, stride, count, scale, bias, rate, low, high, steps, decays):
-    """Time steps of one head's tokens, and the factors by which they let its state decay."""
+    """Time steps of one head's tokens, and the decay factors of its state."""
     step, decay = float32s(steps), float32s(decays)
     for i in range(count):
         step[i] = float32s(dt + i * stride)[0]
