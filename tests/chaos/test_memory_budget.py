@@ -23,7 +23,7 @@ SLACK = 1.05
 #: Memory of the process that no model holds and that comes and goes with its load: the modules that
 #: weights are read into, threads, text.
 NOISE_BYTES = 16 * 2**20
-BUDGET = "60MiB"
+BUDGET = "72MiB"
 
 
 class Service:

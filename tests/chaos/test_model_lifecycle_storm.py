@@ -23,13 +23,19 @@ MODELS = (
     "reference-hybrid",
     "reference-hybrid:float32",
 )
-BUDGET = "60MiB"
+BUDGET = "72MiB"
 CALLS = int(os.environ.get("TRIPTYCH_STORM_CALLS", "150"))
 AT_ONCE = 8
 START_LIMIT_S = 120.0
 SETTLE_S = 10.0
 ADDRESS = re.compile(r"http://[\w.:\[\]]+:\d+")
-REFUSALS = {"model_not_ready", "does_not_fit", "overloaded", "engine_failed", "engine_died"}
+REFUSALS = {
+    (503, "model_not_ready"),
+    (503, "overloaded"),
+    (503, "engine_failed"),
+    (503, "engine_died"),
+    (400, "does_not_fit"),  # beside pinned models: that does not change by itself
+}
 
 
 @pytest.fixture
@@ -92,8 +98,8 @@ async def one_call(client, draw, outcomes):
             answer = await client.post(f"{path}/{pin}")
     outcomes[answer.status_code] += 1
     if answer.status_code not in (200, 202):
-        assert answer.status_code == 503, answer.text
-        assert answer.json()["error"]["code"] in REFUSALS, answer.text
+        refusal = (answer.status_code, answer.json()["error"]["code"])
+        assert refusal in REFUSALS, answer.text
 
 
 def question(model, draw, tokens=None):
