@@ -80,10 +80,10 @@ class Application:
         except StoreUnavailable as error:
             raise ConfigError(
                 f"{self.settings.data_dir}/records.db: {error} If the file is damaged, move it "
-                "away to begin a new log, or put a copy of it back"
+                "away to start with an empty one, or restore a backup"
             ) from error
         if orphans:
-            log.warning("%d requests were interrupted when the service last ended", orphans)
+            log.warning("%d requests were interrupted when the service last stopped", orphans)
         try:
             await self.pool.start(self.settings.preload)
             yield

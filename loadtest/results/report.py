@@ -121,7 +121,7 @@ def _notes(summary: RunSummary) -> list[Text]:
                 Text(f"{model.model}: {model.ttft_ms.censored} censored of {model.requests}")
             )
         if model.cold:
-            notes.append(Text(f"{model.model}: {model.cold} cold, left out of all times"))
+            notes.append(Text(f"{model.model}: {model.cold} cold, excluded from all times"))
         if model.unverified:
             notes.append(Text(f"{model.model}: failed its conformance probe", style="yellow"))
     for reason, count in summary.warmup_errors.items():
@@ -139,15 +139,15 @@ def _notes(summary: RunSummary) -> list[Text]:
 
 def _reconciled(reconciliation: Reconciliation | None) -> Text:
     if reconciliation is None:
-        return Text("records: the service has none to compare with", style="yellow")
+        return Text("records: not available from this service", style="yellow")
     if reconciliation.complete:
-        return Text(f"records: each of {reconciliation.checked} requests found once and equal")
+        return Text(f"records: all {reconciliation.checked} requests match")
     lines = [
         f"{kind}: {one}"
         for kind in ("missing", "duplicated", "differing", "extra")
         for one in getattr(reconciliation, kind)
     ]
-    return Text("records DO NOT AGREE\n" + "\n".join(lines), style="bold red")
+    return Text("records DO NOT MATCH\n" + "\n".join(lines), style="bold red")
 
 
 def schedule_table(plan: Plan, turns: Sequence[Turn]) -> Table:

@@ -38,7 +38,7 @@ class ModelSummary(Struct, frozen=True, kw_only=True):
     errors: dict[str, int]
     """Requests that did not end well, by reason."""
     cold: int
-    """Answers that waited for the model to load: left out of all times."""
+    """Answers that waited for the model to load: excluded from all times."""
     unverified: int
     """Answers of a model that failed its conformance probe."""
     goodput: Goodput | None

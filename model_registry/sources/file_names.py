@@ -28,7 +28,7 @@ def check_listed_names(where: str, names: Iterable[str]) -> None:
         parts = name.split("/")
         if not name or not name.isprintable() or "\\" in name or {"", ".", ".."} & set(parts):
             raise CorruptFile(
-                f"{where}: names a file {reprlib.repr(name)}, which is no path inside it; "
+                f"{where}: names a file {reprlib.repr(name)}, which is not a path inside it; "
                 "nothing was written"
             )
 

@@ -128,7 +128,7 @@ def _persist(client: httpx.Client, url: str, file: _File, partial: Path, report:
             had_bytes = have_bytes
             if failures == _ATTEMPTS:
                 raise PullFailed(
-                    f"{file.rfilename}: the download broke off ({error}); pull again to go on"
+                    f"{file.rfilename}: download interrupted ({error}); pull again to resume"
                 ) from error
             time.sleep(_PAUSE_S)
 

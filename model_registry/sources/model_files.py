@@ -67,7 +67,7 @@ def weight_files(where: str, names: Collection[str], index: bytes | None) -> lis
     for name in wanted:
         check_file_name(f"{where}: {INDEX}", name)
         if name not in names or not name.endswith(".safetensors"):
-            raise CorruptFile(f"{where}: {INDEX} names {name!r}, which is not there")
+            raise CorruptFile(f"{where}: {INDEX} names {name!r}, which does not exist")
     return wanted
 
 
@@ -100,7 +100,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CorruptFile(f"{path}: is not JSON: {error}") from error
     except RecursionError:
-        raise CorruptFile(f"{path}: is nested too deep") from None
+        raise CorruptFile(f"{path}: is nested too deeply") from None
     if not isinstance(config, dict):
         raise CorruptFile(f"{path}: is not a JSON object")
     config.pop("auto_map", None)

@@ -65,7 +65,7 @@ async def prometheus_metrics(services: Deps) -> Response[bytes]:
     return Response(page, media_type=content_type)
 
 
-@get("/v1/runtime", summary="What models run on", tags=["operations"])
+@get("/v1/runtime", summary="Runtime of the models", tags=["operations"])
 async def show_runtime(services: Deps) -> Runtime:
     """Process, threads, kernels and step times, as they are in effect."""
     return services.runtime()

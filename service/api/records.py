@@ -56,7 +56,7 @@ def provide_filter(  # noqa: PLR0913 - one argument a query parameter
     for name in request.query_params:
         # A filter with a typing error would otherwise report on all records.
         if name not in _FILTERS and name not in own:
-            raise InvalidRequest(f"There is no query parameter {name!r} here.", param=name)
+            raise InvalidRequest(f"Unknown query parameter {name!r}.", param=name)
         if len(request.query_params.getall(name)) > 1:
             raise InvalidRequest(f"The query parameter {name!r} is given twice.", param=name)
     return RecordFilter(
@@ -99,7 +99,8 @@ async def summarize_records(
     reports: ReportsOfService,
     where: NamedDependency[RecordFilter],
     window: Annotated[
-        str | None, QueryParameter(description="Group by time too: `60s`, `5m`, `1h`, `1d`.")
+        str | None,
+        QueryParameter(description="Time window to group by: `60s`, `5m`, `1h`, `1d`."),
     ] = None,
 ) -> ASGIApp:
     """Over all records, and by model and window; p95 from 72 and p99 from 368 requests.
@@ -116,7 +117,7 @@ async def summarize_records(
     return Response(summary, media_type=MediaType.JSON).to_asgi_response(None, request)
 
 
-@get("/export", summary="Records as a file", parameters=("format",))
+@get("/export", summary="Export records", parameters=("format",))
 async def export_records(
     reports: ReportsOfService,
     where: NamedDependency[RecordFilter],
@@ -146,7 +147,7 @@ def _instant_ns(name: str, text: str | None) -> int | None:
     at_ns = _parse_instant_ns(text)
     if at_ns is None:
         raise InvalidRequest(
-            f"{name} must be a time as in 2026-11-24T12:00:00Z, with an offset (write + as %2B), "
+            f"{name} must be a time such as 2026-11-24T12:00:00Z, with an offset (write + as %2B), "
             "or nanoseconds since the epoch, and lie between the years 1678 and 2261.",
             param=name,
         )
@@ -178,7 +179,7 @@ def _window_ns(text: str | None) -> int | None:
         return None
     match = re.fullmatch(r"([1-9][0-9]{0,5})([smhd])", text)
     if match is None:
-        raise InvalidRequest("window must be a time as in 60s, 5m, 1h or 1d.", param="window")
+        raise InvalidRequest("window must be a duration such as 60s, 5m, 1h or 1d.", param="window")
     window_s = int(match[1]) * _UNIT_S[match[2]]
     if window_s > _LONGEST_WINDOW_S:
         raise InvalidRequest("window must be at most 36500d.", param="window")

@@ -45,7 +45,7 @@ _DOING = {"weights": "read weights", "quantize": "round and pack", "verify": "lo
     required=True,
     help="Quantization to pack.",
 )
-@click.option("--force", is_flag=True, help="Replace packed weights that exist.")
+@click.option("--force", is_flag=True, help="Replace existing packed weights.")
 @catalog_options
 def quantize(place: CatalogPlace, model: str, quantization: str, *, force: bool) -> None:
     """Write a variant of MODEL to disk, packed as the torch engine computes with it.

@@ -92,7 +92,7 @@ async def _show_loading(application: Application, console: Console) -> None:
     """Print the models that load, then their status and memory."""
     names = application.settings.preload
     if not names:
-        console.print("Models are loaded when they are asked for.")
+        console.print("Models are loaded on their first request.")
         return
     console.print(f"Loading {', '.join(names)} ...")
     # The pool has states, not an event for each.

@@ -126,7 +126,7 @@ class EchoEngine:
         while answer.finish_reason is None:
             await asyncio.sleep(pause_ms / 1e3)  # without a pause the others still get their turn
             if answer.sampled_tokens == self.behaviour.fail_after_tokens:
-                raise EngineFailed("The echo engine failed, as it was told to.")
+                raise EngineFailed("The echo engine failed, as configured.")
             others = max(others, self._running - 1)
             yield answer.next(time.monotonic_ns())
             pause_ms = self.behaviour.itl_ms

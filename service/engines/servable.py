@@ -39,7 +39,7 @@ def _torch_refusal(model: ResolvedModel) -> str | None:
 def _vllm_refusal(model: ResolvedModel, python: str) -> str | None:
     if python:
         if not Path(python).is_file():
-            return f"vllm.python is {python}, which is not there"
+            return f"vllm.python is {python}, which does not exist"
     elif not install.installed():
         return install.MISSING
     if model.quantization == "gguf":

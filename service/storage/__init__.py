@@ -27,7 +27,7 @@ def open_store(url: str) -> RecordStore:
             except StoreUnavailable as error:
                 raise ConfigError(
                     f"{_without_password(url)}: {error} If the file is damaged, move it away to "
-                    "begin a new log, or put a copy of it back"
+                    "start with an empty one, or restore a backup"
                 ) from error
         case _:
             raise ConfigError(

@@ -178,11 +178,11 @@ class RecordWriter:
             while self._compacting and self._queue.empty() and self._store.compact():
                 pass
         except StoreUnavailable as error:
-            _log.warning("records are not packed for summaries now: %s", error)
+            _log.warning("packing records for summaries failed: %s", error)
         except Exception as error:  # noqa: BLE001 - records must still be written
             # Summaries read the rows instead.
             self._compacting = False
-            _log.error("records are not packed for summaries", exc_info=error)
+            _log.error("packing records for summaries failed", exc_info=error)
 
     def _gather(self) -> None:
         """Take everything that waits."""
@@ -240,7 +240,7 @@ class RecordWriter:
         self._failed_writes += 1
         if not self._failing:
             self._failing = True
-            _log.error("records cannot be written and are kept: %s", error)
+            _log.error("records cannot be written and are kept in memory: %s", error)
         self._gather()
         for item in self._backlog:
             if isinstance(item, Flush):
@@ -250,7 +250,7 @@ class RecordWriter:
     def _recovered(self) -> None:
         if self._failing:
             self._failing = False
-            _log.warning("records are written again")
+            _log.warning("records can be written again")
 
     def _reject(self, row: Row, error: Exception) -> None:
         self._unwritable_rows += 1

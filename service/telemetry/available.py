@@ -100,7 +100,7 @@ def gpu() -> Available | None:
         name, free_mib = next(csv.reader(answer.splitlines(), skipinitialspace=True))
         return Available(device=name, free_bytes=int(free_mib) * _MIB)
     except (OSError, subprocess.SubprocessError, StopIteration, ValueError) as error:
-        log.warning("nvidia-smi does not say what the GPU has free: %s", error)
+        log.warning("nvidia-smi did not report the GPU's free memory: %s", error)
         return None
 
 

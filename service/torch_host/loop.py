@@ -330,4 +330,4 @@ class EngineLoop:
 
 
 def _not_finite() -> EngineFailed:
-    return EngineFailed("The model produced logits that are not numbers; the answer ends here.")
+    return EngineFailed("The model produced non-finite logits; the answer ends here.")

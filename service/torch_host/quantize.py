@@ -55,7 +55,7 @@ def quantize(
         threads=torch.get_num_threads(),
         stored=packed.matrices,
     )
-    return None if torch.equal(expected, _answer(again)) else "the stored model answers otherwise"
+    return None if torch.equal(expected, _answer(again)) else "the stored model's logits differ"
 
 
 def _answer(model: CompiledModel) -> torch.Tensor:

@@ -23,7 +23,7 @@ def test_a_stopped_host_is_killed_and_comes_back(serve_tiny):
 
     assert failed.status_code == 503
     assert failed.json()["error"]["code"] == "engine_died"
-    assert "said nothing for 1 s while 1 request waited or ran" in failed.text
+    assert "sent no heartbeat for 1 s while 1 request waited or ran" in failed.text
     record = live.record(failed.headers["x-request-id"])
     assert (record["status"], record["error_code"]) == ("failed", "engine_died")
     live.until(lambda: live.chat(model="tiny", max_tokens=2).status_code == 200, 90)

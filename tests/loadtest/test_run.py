@@ -148,7 +148,7 @@ def test_the_command_ends_with_a_document(running, tmp_path: Path) -> None:
     assert document["reconciliation"] == {
         "checked": 10, "missing": [], "duplicated": [], "differing": [], "extra": [],
     }  # fmt: skip
-    assert "each of 10 requests found once" in done.stdout
+    assert "all 10 requests match" in done.stdout
     assert len(msgspec.json.decode(file.read_bytes())["observations"]) == 8
 
 

@@ -134,7 +134,7 @@ def test_download_that_brings_nothing_is_given_up(tmp_path):
             return httpx.Response(200, json={"sha": COMMIT, "siblings": SIBLINGS})
         raise httpx.ConnectError("refused")
 
-    with pytest.raises(PullFailed, match=r"broke off \(refused\); pull again to go on"):
+    with pytest.raises(PullFailed, match=r"download interrupted \(refused\); pull again to resume"):
         fetch_repository(SOURCE, tmp_path, lambda step: None, httpx.MockTransport(transport))
 
 
@@ -176,5 +176,5 @@ def test_index_that_names_a_missing_file_is_refused(tmp_path):
     index = json.dumps({"weight_map": {"a": "../../evil.safetensors"}}).encode()
     files = {"config.json": b"{}", "model.safetensors.index.json": index}
 
-    with pytest.raises(CorruptFile, match=r"names a file .*evil.* no path inside it"):
+    with pytest.raises(CorruptFile, match=r"names a file .*evil.* not a path inside it"):
         fetch(FakeHub(files), tmp_path)

@@ -59,7 +59,7 @@ STREAMED = "The comparison; with `stream: true`, `text/event-stream` with each a
 @post(
     "/v1/compare",
     status_code=200,
-    summary="Ask several models the same",
+    summary="Compare several models on one prompt",
     responses={200: ResponseSpec(ComparisonAnswer, description=STREAMED)},
     tags=["compare"],
 )

@@ -64,7 +64,7 @@ async def asset(name: FromPath[str]) -> File:
     return File(_FOLDER / name, media_type=_ASSETS[name], content_disposition_type="inline")
 
 
-@get("/schema/openapi.json", summary="Show this description", tags=["operations"])
+@get("/schema/openapi.json", summary="OpenAPI document", tags=["operations"])
 async def openapi_document(
     description: NamedDependency[SkipValidation[Description]],
 ) -> Response[bytes]:

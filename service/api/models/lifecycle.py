@@ -36,7 +36,7 @@ class Done(Struct, frozen=True, kw_only=True):
 async def load_model(
     services: Deps,
     model_id: FromPath[str],
-    wait: Annotated[bool, QueryParameter(description="Answer once it is loaded.")] = False,
+    wait: Annotated[bool, QueryParameter(description="Respond only once it is loaded.")] = False,
 ) -> Response[ModelCard]:
     """Answer 202 at once, or 200 if it is loaded; with `wait`, 200 or the load's own error.
 
@@ -111,7 +111,7 @@ async def unload_named(data: JSONBody[NamedModel], services: Deps) -> Done:
 
 @get(
     "/v1/models/events",
-    summary="Stream changes of models",
+    summary="Stream model events",
     tags=["models"],
     responses={200: ResponseSpec(ModelChange, description=EVENTS)},
 )

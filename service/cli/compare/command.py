@@ -20,7 +20,7 @@ FRAMES_PER_S = 12
 
 @click.command()
 @click.argument("prompt")
-@click.option("-m", "--model", "models", multiple=True, help="Model to ask; give two to eight.")
+@click.option("-m", "--model", "models", multiple=True, help="Model to compare; give two to eight.")
 @click.option(
     "--url",
     default="http://127.0.0.1:8000",
@@ -32,7 +32,7 @@ FRAMES_PER_S = 12
 @click.option("--system", help="System message before the prompt.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True)
-@click.option("--seed", type=int, help="Seed of the sampler: the same seed gives the same answers.")
+@click.option("--seed", type=int, help="Sampling seed; equal seeds give equal answers.")
 @click.option(
     "--mode",
     type=click.Choice(["isolated", "concurrent"]),

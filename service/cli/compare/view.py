@@ -28,7 +28,7 @@ class Arm:
 
     def start(self) -> None:
         """Mark its prefill as begun."""
-        self.state = "reading the prompt"
+        self.state = "prefilling"
 
     def extend(self, text: str, tokens: int) -> None:
         """Append new text."""

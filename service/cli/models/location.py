@@ -57,7 +57,7 @@ def catalog_options(command: Callable[..., Any]) -> Callable[..., Any]:
         multiple=True,
         type=click.Path(path_type=Path),
         metavar="DIR",
-        help="Folder with catalogue files of your own; may be given several times.",
+        help="Folder with additional catalogue files; may be repeated.",
     )
     @click.option(
         "--data-dir", metavar="DIR", help="Folder of pulled models and records.  [default: data]"

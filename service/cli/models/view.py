@@ -145,12 +145,12 @@ def _packed_variants(place: CatalogPlace, entry: CatalogEntry) -> dict[str, str]
             texts[name] = f"{error}; run: {command} --force"
             continue
         if lock is None:
-            texts[name] = f"quantized at each load; once and for all by: {command}"
+            texts[name] = f"quantized at each load; to pack it once, run: {command}"
         elif lock.made_of(resolved):
             size = human_bytes(lock.file.size_bytes)
             texts[name] = f"packed weights of {size} in {resolved.packed_path}"
         else:
-            texts[name] = f"packed weights are of other weights or another version; run: {command}"
+            texts[name] = f"packed weights are outdated; run: {command}"
     return texts
 
 
@@ -177,4 +177,4 @@ def check_entry(place: CatalogPlace, entry: CatalogEntry) -> tuple[str, str | No
         return "corrupt", str(error)
     except RegistryError as error:
         return "wrong", f"{entry.file}: {error}"
-    return ("here, every file as locked" if found else "not pulled"), None
+    return ("pulled; all files match the lock" if found else "not pulled"), None

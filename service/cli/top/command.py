@@ -38,7 +38,7 @@ QUIT = frozenset("qQ\x03\x04")
     type=click.FloatRange(min=0.1),
     default=1.0,
     show_default=True,
-    help="Seconds between two readings.",
+    help="Seconds between readings.",
 )
 @click.option("--once", is_flag=True, help="Print one reading and exit.")
 def top(*, url: str, interval_s: float, once: bool) -> None:

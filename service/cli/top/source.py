@@ -99,7 +99,7 @@ def fetch(client: httpx.Client, *, clock_s: Callable[[], float] = time.monotonic
             "it with --base-url"
         ) from error
     except (msgspec.MsgspecError, ValueError) as error:
-        raise Unanswered(f"{client.base_url} is no Triptych of this version: {error}") from error
+        raise Unanswered(f"{client.base_url} is not a Triptych of this version: {error}") from error
 
 
 def snapshot(memory: bytes, models: bytes, metrics: str, *, at_s: float) -> Snapshot:

@@ -83,7 +83,7 @@ class ArrivingAnswer:
             if bytes(chunk.error) in (b"", b"null"):
                 return self._take_chunk(chunk, at_ns)
         except (msgspec.MsgspecError, ValueError) as error:
-            raise self._far_side.failed("sent what is no chunk of an answer", str(error)) from error
+            raise self._far_side.failed("sent a malformed chunk", str(error)) from error
         raise self._far_side.of_event(bytes(chunk.error))
 
     def _take_chunk(self, chunk: Chunk, at_ns: int) -> list[EngineEvent]:
@@ -165,7 +165,7 @@ class ArrivingAnswer:
     ) -> Finished:
         """Make the last event. Raises EngineFailed if the stream ended before the answer."""
         if self._reason is None or not self._done:  # without its last line, usage may be lost
-            raise self._far_side.failed("ended the answer without finishing it", "")
+            raise self._far_side.failed("ended the stream before the answer was complete", "")
         usage, told_ms = self._last.usage, prefill_ms(self._last)
         scheduled_ns = None
         if told_ms is not None and self._first_ns is not None:

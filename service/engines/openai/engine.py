@@ -76,7 +76,7 @@ class OpenAiEngine:
             where, why = self.server.address, one_line(error)
             log.warning("%s: no OpenAI API at %s: %s", self.model.id, where, why)
             raise ModelNotReady(
-                f"{self.model.id}: its server does not answer as an OpenAI API would; the log has "
+                f"{self.model.id}: its server does not speak the OpenAI API; the log has "
                 "the address and the error"
             ) from error
         if self.server.model not in contexts:

@@ -91,12 +91,12 @@ class FarSide(Struct, frozen=True):
     def broke(self, error: Exception) -> EngineFailed:
         """Log a broken connection; return the error for the request that it carried."""
         detail = one_line(error)
-        self._log("broke the connection", detail)
-        return EngineFailed(f"The connection to {self.name} broke.", detail=detail)
+        self._log("closed the connection", detail)
+        return EngineFailed(f"The connection to {self.name} was lost.", detail=detail)
 
     def silent(self, limit_s: float) -> EngineFailed:
         """Log a hang; return the error for the request that is given up."""
-        return self.failed(f"sent nothing for {limit_s:g} s, so the request was given up", "")
+        return self.failed(f"sent nothing for {limit_s:g} s, so the request was cancelled", "")
 
     def _refusal(self, told: _Told) -> InvalidRequest:
         """Return a refusal with the server's own message, without addresses."""

@@ -104,7 +104,7 @@ class ChildLog:
         try:
             self._on_text(text)
         except Exception:  # else nobody would read on, and the child would block
-            log.exception("%s is not followed any more", self._path)
+            log.exception("stopped parsing %s", self._path)
             self._on_text = None
 
     def _write(self, file: BinaryIO | None, data: bytes) -> BinaryIO | None:
@@ -118,7 +118,7 @@ class ChildLog:
                 file = self._path.open("ab", buffering=0)
             file.write(data)
         except OSError as error:
-            log.warning("%s is not written any more: %s", self._path, error.strerror)
+            log.warning("stopped writing %s: %s", self._path, error.strerror)
             file.close()
             return None
         return file

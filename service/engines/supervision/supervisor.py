@@ -110,7 +110,7 @@ class Supervisor:
         Raises ModelNotReady with the reason if this start, or the one that is due, fails.
         """
         if self.state == "closed":
-            raise ModelNotReady(f"{self._name} was ended.")
+            raise ModelNotReady(f"{self._name} was stopped.")
         if self.running:
             return
         if self._task is None or self._task.done():
@@ -130,7 +130,7 @@ class Supervisor:
             await asyncio.wait([self._task])
         if self._closing is not None:
             await asyncio.gather(self._closing, return_exceptions=True)
-        self._fail_waiting(f"{self._name} was ended.")
+        self._fail_waiting(f"{self._name} was stopped.")
 
     async def _run(self) -> None:
         try:

@@ -67,7 +67,7 @@ class Watchdog:
         self.stuck_s = self.stuck_s + gap_s if work.requests else 0.0
         limit_s = self.stall_s * PATIENCE if work.slow_steps else self.stall_s
         if self.silent_s >= limit_s:
-            return f"said nothing for {limit_s:g} s"
+            return f"sent no heartbeat for {limit_s:g} s"
         if self.stuck_s >= limit_s:
             return f"made no step for {limit_s:g} s"
         return None
@@ -81,10 +81,10 @@ class Watchdog:
                 await asyncio.sleep(self.look_s)
             on_stall(f"{failure} while {_described(work)}")
         except Exception:
-            log.exception("the watchdog failed; a hanging engine would not be noticed")
+            log.exception("the watchdog failed; a hanging engine would not be detected")
 
 
 def _described(work: Workload) -> str:
     if work.requests:
         return f"{work.requests} request{'s' if work.requests > 1 else ''} waited or ran"
-    return "it was asked to load, to unload or to tokenize"
+    return "it had loads, unloads or tokenization to do"

@@ -167,7 +167,8 @@ def refusal(
     )
     if not never.pinned:
         return f"{numbers}. It can never fit: {fix}."
-    return f"{numbers}. It fits if these pinned models go: {', '.join(_named(residents, never))}."
+    pinned = ", ".join(_named(residents, never))
+    return f"{numbers}. It fits if these pinned models are unpinned: {pinned}."
 
 
 def _named(residents: Sequence[Resident], never: Never) -> Iterator[str]:

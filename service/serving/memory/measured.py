@@ -31,7 +31,7 @@ class MeasuredBytes:
             except FileNotFoundError:
                 pass
             except (OSError, msgspec.MsgspecError) as error:
-                log.warning("%s cannot be used, models are measured anew: %s", path, error)
+                log.warning("%s cannot be read; models will be measured again: %s", path, error)
 
     def get(self, model: ResolvedModel, need: MemoryEstimate) -> int | None:
         """Bytes held at the last load; None if the model was never loaded in this setup."""

@@ -80,7 +80,7 @@ async def _fault(engine: Engine, tie_nats: float) -> str | None:
     if not all(answer.token_ids for answer in alone):
         return "a prompt was answered with no token"
     if any(_not_a_number(answer) for answer in (*alone, *together, *copies)):
-        return "a log-probability is not a number"
+        return "a log-probability is not finite"
     texts = len({copy.token_ids for copy in copies})
     if texts > 1:
         return f"{COPIES} equal prompts at once got {texts} different answers"

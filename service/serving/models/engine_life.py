@@ -59,7 +59,7 @@ class EngineLife:
         self.loaded: LoadedEngine | None = None
         self.rests_as: LoadState = "unavailable"
         """The state without an engine."""
-        self.error: str | None = "not looked for yet"
+        self.error: str | None = "its files were not checked yet"
         """Why it rests so."""
         self.reason: str | None = None
         """Why it is unloaded."""
@@ -256,7 +256,7 @@ class EngineLife:
         load, self._load = self._load, None
         if load.cancelled():
             outcome: Loaded | _Failure = _Failure(
-                "failed", self._not_loaded("its engine gave the load up")
+                "failed", self._not_loaded("its engine aborted the load")
             )
         else:
             outcome = load.result()

@@ -170,7 +170,7 @@ class Pool:
     async def unload(self, name: str, *, drain_s: float) -> None:
         """Unload a model; running requests get *drain_s* to end. Raises ModelNotFound."""
         hosted = self._find(name)
-        hosted.begin_unload("as it was asked for", drain_s=drain_s)
+        hosted.begin_unload("on request", drain_s=drain_s)
         await hosted.unloaded()
 
     def pin(self, name: str, *, pinned: bool) -> None:

@@ -70,7 +70,7 @@ class Upkeep:
         for hosted in self._models:
             rested_s = (now_ns - (hosted.life.last_used_ns or 0)) / 1e9
             if hosted.idle and not hosted.pinned and rested_s >= self._idle_ttl_s:
-                hosted.begin_unload("since nobody used it")
+                hosted.begin_unload("since it was idle")
 
     def _repeat(self, work: Callable[[], Awaitable[None]], every_s: float) -> None:
         async def repeat() -> None:

@@ -35,7 +35,7 @@ class Verification:
     def reason(self) -> str | None:
         """The probe's finding; None if it is unknown."""
         if self._found is not None and self._stale:
-            return "not probed again since its engine was restarted"
+            return "not probed since its engine was restarted"
         return self._found.reason if self._found else None
 
     @property

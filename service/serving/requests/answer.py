@@ -252,7 +252,7 @@ class Answer:
         try:
             return await anext(attempt.events)
         except StopAsyncIteration:
-            raise EngineFailed("the engine ended the answer without finishing it") from None
+            raise EngineFailed("the engine ended before the answer was complete") from None
         except EngineFailed as error:
             self._resources.setbacks.note(attempt.request.model, error)
             if isinstance(error, EngineDied) and error.suspect:

@@ -142,7 +142,7 @@ class CompareService:
             DoesNotFit: concurrent arms cannot be in memory together.
         """
         if not self._enabled:
-            raise FeatureDisabled("Comparisons are switched off here (`compare.enabled`).")
+            raise FeatureDisabled("Comparisons are disabled (`compare.enabled`).")
         count = len(comparison.arms)
         if not ARMS_AT_LEAST <= count <= ARMS_AT_MOST:
             raise InvalidRequest(

@@ -96,7 +96,7 @@ class Kernel:
         for name, value in given.items():
             for operand, number in self._expanded(name, value):
                 if operand not in self.operands or operand in values:
-                    raise TypeError(f"{self.name} has no operand {operand!r}, or has it already")
+                    raise TypeError(f"{self.name} has no operand {operand!r}, or has it twice")
                 values[operand] = number
         missing = [name for name in self.operands if name not in values]
         if missing:
@@ -106,14 +106,14 @@ class Kernel:
     def _expanded(self, name: str, value: Operand) -> Iterator[tuple[str, int]]:
         if name in self._floats:
             if value is None or isinstance(value, Buffer):
-                raise TypeError(f"{self.name}: {name} is a number, not {value!r}")
+                raise TypeError(f"{self.name}: {name} must be a number, not {value!r}")
             yield name, _bits(float(value))  # type: ignore[arg-type]
         elif isinstance(value, Buffer) or value is None:
             yield name, 0 if value is None else value.address
             if f"{name}_stride" in self.operands:
                 yield f"{name}_stride", 0 if value is None else value.stride
         elif isinstance(value, float):
-            raise TypeError(f"{self.name}: {name} is whole, not {value!r}")
+            raise TypeError(f"{self.name}: {name} must be an integer, not {value!r}")
         else:
             yield name, int(value)
 

@@ -35,10 +35,10 @@ def read_packed(
     try:
         lock = read_packed_lock(folder)
         if lock is None:
-            log.info("%s is quantized while it loads; `%s` does it once", resolved.id, command)
+            log.info("%s is quantized at each load; `%s` packs it once", resolved.id, command)
             return None
         if not lock.made_of(resolved):
-            log.warning("%s: %s is of other weights; `%s` renews it", resolved.id, folder, command)
+            log.warning("%s: %s is outdated; `%s` replaces it", resolved.id, folder, command)
             return None
         packed = packed_file.read(folder / PACKED_NAME, lock.file.sha256, report)
     except (CorruptFile, Damaged, OSError) as error:

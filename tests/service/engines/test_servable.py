@@ -45,7 +45,8 @@ def test_vllm_must_be_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert "make vllm" in refusal(model(tmp_path, engine="vllm"))
-    assert "not there" in refusal(model(tmp_path, engine="vllm"), vllm_python="/nowhere/python")
+    gone = refusal(model(tmp_path, engine="vllm"), vllm_python="/nowhere/python")
+    assert "does not exist" in gone
     assert refusal(model(tmp_path, engine="vllm"), vllm_python=sys.executable) is None
 
 

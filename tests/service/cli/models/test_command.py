@@ -129,7 +129,7 @@ def test_check_passes_what_is_whole(triptych_models):
     result = triptych_models("check")
 
     assert result.exit_code == 0, result.stderr
-    assert "reference-hybrid: here, every file as locked" in result.stdout
+    assert "reference-hybrid: pulled; all files match the lock" in result.stdout
     assert "mamba-130m: not pulled" in result.stdout
 
 

@@ -168,9 +168,9 @@ async def test_closing_fails_who_waits():
     await until(lambda: process.lives)
     await process.supervisor.aclose()
 
-    with pytest.raises(ModelNotReady, match="was ended"):
+    with pytest.raises(ModelNotReady, match="was stopped"):
         await waiting
-    with pytest.raises(ModelNotReady, match="was ended"):
+    with pytest.raises(ModelNotReady, match="was stopped"):
         await process.supervisor.ready()
     assert life.closed
     assert process.lost == []

@@ -31,7 +31,7 @@ def test_silence_while_a_request_runs_is_a_stall(watch):
     said = looks(watch, RUNNING, 8)
 
     assert set(said[:-1]) == {None}
-    assert said[-1] == "said nothing for 8 s"
+    assert said[-1] == "sent no heartbeat for 8 s"
 
 
 def test_signs_of_life_without_steps_are_a_stall(watch):
@@ -55,7 +55,7 @@ def test_a_load_or_a_first_answer_gets_more_time(watch):
     said = looks(watch, Workload(requests=1, slow_steps=True), 8 * PATIENCE)
 
     assert set(said[:-1]) == {None}
-    assert said[-1] == "said nothing for 80 s"
+    assert said[-1] == "sent no heartbeat for 80 s"
 
 
 def test_a_load_needs_no_steps(watch):
@@ -77,4 +77,4 @@ async def test_a_stall_is_told_once_with_what_waited():
     told = []
     await Watchdog(0.01).watch(lambda: Workload(requests=2), told.append)
 
-    assert told == ["said nothing for 0.01 s while 2 requests waited or ran"]
+    assert told == ["sent no heartbeat for 0.01 s while 2 requests waited or ran"]

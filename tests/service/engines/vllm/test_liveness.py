@@ -96,7 +96,7 @@ async def test_a_stopped_server_is_killed_and_comes_back(engine):
             if isinstance(event, Delta):
                 os.kill(engine.pid, signal.SIGSTOP)
                 break
-        with pytest.raises(EngineDied, match=r"said nothing for 1 s"):
+        with pytest.raises(EngineDied, match=r"sent no heartbeat for 1 s"):
             async for _ in events:
                 pass
 

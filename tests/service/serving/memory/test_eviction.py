@@ -141,7 +141,7 @@ def test_pinned_models_in_the_way_are_named():
     decided = plan(3072, 4096, here, now_ns=NOW_NS)
     assert decided == Never(("one",))
     assert refusal("two", 3072, 4096, here, decided, fix="").endswith(
-        "It fits if these pinned models go: one (2 KiB)."
+        "It fits if these pinned models are unpinned: one (2 KiB)."
     )
 
 

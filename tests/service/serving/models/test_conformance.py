@@ -89,7 +89,7 @@ def test_a_probability_that_is_no_number_is_a_fault(bench):
 
         engine.delta = delta
 
-    assert probed(bench, prepare).reason == "a log-probability is not a number"
+    assert probed(bench, prepare).reason == "a log-probability is not finite"
 
 
 def test_an_engine_that_answers_nothing_is_a_fault(bench):

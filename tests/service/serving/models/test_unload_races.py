@@ -148,7 +148,7 @@ async def test_pinning_a_model_cancels_its_eviction(bench):
     other = asyncio.create_task(b.ask("two"))
     await until(lambda: b.pool.status("one").state == "unloading")
     b.pool.pin("one", pinned=True)
-    with pytest.raises(TriptychError, match="pinned models go: one"):
+    with pytest.raises(TriptychError, match="pinned models are unpinned: one"):
         await other
     assert b.pool.status("one").state == "ready"
     b.engines["one"].may_step.set()

@@ -187,7 +187,7 @@ async def test_an_engine_that_ends_without_finishing_has_failed(bench):
     """A stream never just stops."""
     b = bench()
     b.prepare["one"] = lambda engine: setattr(engine, "ends_early", True)
-    with pytest.raises(EngineFailed, match="without finishing"):
+    with pytest.raises(EngineFailed, match="before the answer was complete"):
         await b.ask()
     assert b.sink.finals[-1].error_code == "engine_failed"
 

@@ -40,9 +40,9 @@ def test_operands_reach_the_kernel_by_name(program):
     ("changes", "message"),
     [
         ({"wide": 3}, "copy has no operand 'wide'"),
-        ({"x_stride": 3}, "copy has no operand 'x_stride', or has it already"),
-        ({"width": 3.5}, "copy: width is whole, not 3.5"),
-        ({"factor": None}, "copy: factor is a number, not None"),
+        ({"x_stride": 3}, "copy has no operand 'x_stride', or has it twice"),
+        ({"width": 3.5}, "copy: width must be an integer, not 3.5"),
+        ({"factor": None}, "copy: factor must be a number, not None"),
     ],
 )
 def test_wrong_operands_are_refused_when_they_are_given(program, changes, message):
