@@ -97,7 +97,10 @@ class Application:
                 log.error("%d records could not be written", lost)
 
     async def _close_engines(self) -> None:
-        """Unload all models; a torch host that does not unload its own in time is ended."""
+        """Unload all models; a torch host that does not unload its own in time is ended.
+
+        Again is harmless.
+        """
         unloading = asyncio.create_task(self.pool.aclose(), name="unload all models")
         await asyncio.wait([unloading], timeout=UNLOAD_S)
         await self.torch_host.aclose()
@@ -108,11 +111,12 @@ class Application:
         await self.pool.drain(self.settings.drain_s)
 
     async def abort(self) -> None:
-        """Interrupt the requests that are left; their clients are told."""
+        """Interrupt what is left, requests and loads alike; their clients are told."""
         if self.pool.requests:
             log.warning("%d requests are interrupted by the shutdown", self.pool.requests)
         self.chat.interrupt()
         await self.pool.drain(ABORT_S)
+        await self._close_engines()
 
 
 def create_application(settings: Settings) -> Application:

@@ -23,6 +23,7 @@ sources = []
 itl_ms = 20
 slots = 2
 """
+HEAVY = PACED.replace("paced", "heavy").replace("itl_ms = 20", "load_ms = 20000")
 LONG = "word " * 2000
 
 
@@ -33,6 +34,7 @@ def paced(start_service, tmp_path):
     def start(drain_s):
         (tmp_path / "models").mkdir()
         (tmp_path / "models" / "paced.toml").write_text(PACED)
+        (tmp_path / "models" / "heavy.toml").write_text(HEAVY)
         (tmp_path / "settings.toml").write_text(f"drain_s = {drain_s}\n")
         service = start_service(
             "--models", str(tmp_path / "models"), "--preload", "paced",
@@ -105,3 +107,21 @@ def test_a_second_signal_ends_the_drain(paced):
     assert time.monotonic() - began_s < 15
     assert answer.result().json()["error"]["code"] == "draining"
     assert statuses(service) == [("interrupted", "draining")]
+
+
+def test_whoever_waits_for_a_load_is_told(paced):
+    """An operator's call was cut off with a plain-text 500, and logged as a bug."""
+    service = paced(drain_s=1)
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(
+            httpx.post, f"{service.base_url}/v1/models/heavy/load?wait=true", timeout=60
+        )
+        service._wait(
+            lambda: httpx.get(f"{service.base_url}/health").json()["loading"] == ["heavy"] or None
+        )
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(20) == 0
+    assert load.result().status_code == 503
+    assert load.result().json()["error"]["code"] == "draining"
+    assert int(load.result().headers["retry-after"]) >= 1
+    assert "ERROR" not in service.output()

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
-from service.core.errors import ModelNotReady, Overloaded, TriptychError
+from service.core.errors import Draining, ModelNotReady, Overloaded, TriptychError
 from service.core.model_status import LoadState
 from service.serving.memory.device_memory import Tenant
 from service.serving.models.dependencies import Hosting
@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 
 #: Retry-After of a load that was cancelled: the next request starts another.
 RETRY_S = 1.0
-
-_SHUTTING_DOWN = "the service is shutting down"
+#: Retry-After during shutdown: long enough for another instance to take over.
+RETRY_AFTER_DRAIN_S = 5.0
 
 
 class _Failure(NamedTuple):
@@ -101,7 +101,7 @@ class EngineLife:
         Raises the load's error.
         """
         if self.phase in (Phase.ENDING, Phase.ENDED):
-            raise self._not_loaded(_SHUTTING_DOWN)
+            raise self._draining()
         try:
             outcome = await self._waiters.wait(lambda: self.apply(Event.LOAD), uses=uses)
         except asyncio.CancelledError:
@@ -198,7 +198,7 @@ class EngineLife:
         self._on_change()
         if phase in (Phase.ENDING, Phase.ENDED):
             self._wanted = False
-            self._waiters.fail(self._not_loaded(_SHUTTING_DOWN))
+            self._waiters.fail(self._draining())
         if phase in LEAVING:
             self._memory.send_back(self._tenant)
         if phase in (Phase.RESTING, Phase.ENDED):
@@ -231,6 +231,12 @@ class EngineLife:
 
     def _not_loaded(self, why: str) -> ModelNotReady:
         return ModelNotReady(f"{self._name} was not loaded: {why}", retry_after_s=RETRY_S)
+
+    def _draining(self) -> Draining:
+        return Draining(
+            f"{self._name} was not loaded: the service is shutting down",
+            retry_after_s=RETRY_AFTER_DRAIN_S,
+        )
 
     # The owner's work
 

@@ -16,6 +16,7 @@ from service.serving.gate import Gate
 from service.serving.memory.device_memory import DeviceMemory
 from service.serving.memory.measured import MeasuredBytes
 from service.serving.models.dependencies import Hosting, Opener
+from service.serving.models.engine_life import RETRY_AFTER_DRAIN_S
 from service.serving.models.events import ModelChange, ModelEvents
 from service.serving.models.files import Locate, Refusal, nothing_refused
 from service.serving.models.hosted_model import HostedModel
@@ -26,8 +27,6 @@ log = logging.getLogger(__name__)
 
 #: No budget: more than any device has.
 UNLIMITED_BYTES = 2**62
-#: Retry-After during shutdown: long enough for another instance to take over.
-RETRY_AFTER_DRAIN_S = 5.0
 
 
 class Pool:

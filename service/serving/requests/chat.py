@@ -8,7 +8,8 @@ from service.core.chat import ChatRequest
 from service.core.errors import ConfigError, Draining, TriptychError
 from service.core.routing import Route
 from service.serving.gate import Gate
-from service.serving.models.pool import RETRY_AFTER_DRAIN_S, Pool
+from service.serving.models.engine_life import RETRY_AFTER_DRAIN_S
+from service.serving.models.pool import Pool
 from service.serving.requests.answer import Answer, Resources
 from service.serving.requests.recorder import Recorder
 from service.serving.requests.router import choose

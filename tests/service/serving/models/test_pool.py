@@ -233,7 +233,7 @@ async def test_closing_stops_loads_and_closes_engines(bench):
     waiting = asyncio.create_task(b.ask("one"))
     await until(lambda: "one" in b.engines)
     await b.pool.aclose()
-    with pytest.raises(ModelNotReady, match="shutting down"):
+    with pytest.raises(Draining, match="shutting down"):
         await waiting
     assert b.engines["one"].closed
     assert b.engines["two"].closed
