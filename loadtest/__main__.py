@@ -115,7 +115,10 @@ async def _run(
         await check_models(http, plan.models)
         with LiveProgress(plan) as progress:
             results = await run(plan, turns, prompts, Address.parse(base_url), progress.watch)
-        records = await fetch_records(http, results.asked, results.begun_at_ns)
+        try:
+            records = await fetch_records(http, results.asked, results.begun_at_ns)
+        except LoadTestError as error:  # what was measured remains
+            return results, summarize(plan, results, faults=[str(error)]), None
     if records is None:
         return results, summarize(plan, results), None
     reconciliation = reconcile(

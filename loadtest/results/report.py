@@ -29,7 +29,7 @@ class Document(Struct, frozen=True, kw_only=True):
     plan: Plan
     summary: RunSummary
     reconciliation: Reconciliation | None
-    """None if the service keeps no records."""
+    """None if the service keeps no records, or they cannot be read."""
     observations: tuple[Observation, ...] | UnsetType = UNSET
     """Every measured request; only in files."""
 
@@ -139,7 +139,7 @@ def _notes(summary: RunSummary) -> list[Text]:
 
 def _reconciled(reconciliation: Reconciliation | None) -> Text:
     if reconciliation is None:
-        return Text("records: not available from this service", style="yellow")
+        return Text("records: not available", style="yellow")
     if reconciliation.complete:
         return Text(f"records: all {reconciliation.checked} requests match")
     lines = [

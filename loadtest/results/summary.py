@@ -95,9 +95,16 @@ class RunSummary(Struct, frozen=True, kw_only=True):
 
 
 def summarize(
-    plan: Plan, results: Results, records: Mapping[str, RequestRecord] | None = None
+    plan: Plan,
+    results: Results,
+    records: Mapping[str, RequestRecord] | None = None,
+    *,
+    faults: Sequence[str] = (),
 ) -> RunSummary:
-    """All numbers of a run; *records* are the service's, by client request id."""
+    """All numbers of a run.
+
+    *records* are the service's, by client request id; *faults* that are known make it invalid.
+    """
     seen = results.observations
     models = tuple(
         _of_model(
@@ -116,7 +123,7 @@ def summarize(
         interrupted=results.interrupted,
         warmup_errors=_errors(results.warmups),
         client=client,
-        invalid=tuple(_faults(plan, results, models)),
+        invalid=(*faults, *_faults(plan, results, models)),
         models=models,
     )
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
+import msgspec
 import pytest
 
 from loadtest.address import Address
@@ -18,6 +20,7 @@ from loadtest.results.records import fetch_records
 from loadtest.results.summary import RunSummary, summarize
 from loadtest.run import Results, connect, run
 from loadtest.schedule import schedule
+from support.waiting import wait_until
 
 MODEL = """
 id = "{id}"
@@ -53,6 +56,39 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address[0].decode()
         child.send_signal(signal.SIGINT)
         child.communicate(timeout=30)
+
+
+def test_a_service_that_dies_leaves_a_report(tmp_path: Path) -> None:
+    """What was measured until then is kept, and the run is invalid: once all of it was lost."""
+    entry = MODEL.format(id="echo-ssm", family="ssm")
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "echo-ssm.toml").write_text(entry, encoding="utf-8")
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        'models = ["echo-ssm"]\nrequests_per_model = 60\n[arrivals]\nrate_per_s = 20\n'
+        "[sampling]\nmax_tokens = 4\n",
+        encoding="utf-8",
+    )
+    options = ["--port=0", f"--models={models}", f"--data-dir={tmp_path}/data", "--preload=none"]
+    serve = [sys.executable, "-m", "service", "serve", *options]
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as service:
+        assert service.stdout is not None
+        address = re.search(rb"http://\S+", service.stdout.readline())
+        assert address is not None
+        command = ["run", str(plan), "--base-url", address[0].decode()]
+        load = [sys.executable, "-m", "loadtest", *command]
+        with subprocess.Popen(load, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
+            with httpx.Client(base_url=address[0].decode()) as http:
+                wait_until(lambda: len(http.get("/v1/records").json()["data"]) > 8)
+            service.kill()
+            out, _ = running.communicate(timeout=60)
+
+    document = msgspec.json.decode(out.splitlines()[-1])
+    assert running.returncode == 1
+    assert document["summary"]["models"][0]["ok"] > 0
+    assert any("records cannot be read" in fault for fault in document["summary"]["invalid"])
+    assert document["reconciliation"] is None
 
 
 class Outcome(NamedTuple):
