@@ -163,7 +163,7 @@ class EchoEngine:
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """Text of token ids."""
-        check_tokens(token_ids, vocabulary_tokens=VOCABULARY_TOKENS)
+        check_tokens(token_ids, vocabulary_tokens=VOCABULARY_TOKENS, param="tokens")
         return b"".join(map(piece, token_ids)).decode("utf-8", "replace")
 
     async def tokenizer_info(self) -> TokenizerInfo:

@@ -22,12 +22,14 @@ def check_sampling(sampling: Sampling, *, vocabulary_tokens: int) -> None:
             )
 
 
-def check_tokens(token_ids: Sequence[int], *, vocabulary_tokens: int) -> None:
+def check_tokens(
+    token_ids: Sequence[int], *, vocabulary_tokens: int, param: str = "prompt"
+) -> None:
     """Raise InvalidRequest for a token id outside the model's vocabulary."""
     if token_ids and not 0 <= min(token_ids) <= max(token_ids) < vocabulary_tokens:
         raise InvalidRequest(
             f"A token is outside 0 to {vocabulary_tokens - 1}, the tokens of this model.",
-            param="prompt",
+            param=param,
         )
 
 

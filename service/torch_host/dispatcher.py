@@ -146,7 +146,9 @@ class Dispatcher:
             )
         except Exception as error:  # noqa: BLE001 - as above
             told = _told(error, type(call).__name__, call.model_id, None)
-            reply = CallFailed(call_id=call.call_id, code=told.code, message=str(told))
+            reply = CallFailed(
+                call_id=call.call_id, code=told.code, message=str(told), param=told.param
+            )
         self._send(reply)
 
 
@@ -173,7 +175,7 @@ def _reply(call: Call, hosted: HostedModel) -> FromHost:
         case Tokenize(call_id=call_id, prompt=prompt, add_special_tokens=add):
             return TokenIds(call_id, tuple(hosted.codec.encode(prompt, add_special_tokens=add)))
         case Detokenize(call_id=call_id, token_ids=token_ids):
-            check_tokens(token_ids, vocabulary_tokens=hosted.vocabulary_tokens)
+            check_tokens(token_ids, vocabulary_tokens=hosted.vocabulary_tokens, param="tokens")
             return Text(call_id, hosted.codec.decode(token_ids))
         case DescribeTokenizer(call_id=call_id):
             return Tokenizer(call_id, hosted.codec.info)

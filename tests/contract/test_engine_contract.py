@@ -185,6 +185,14 @@ def test_text_survives_the_tokenizer(desk):
     assert desk.run(desk.engine.detokenize(ids)) == text
 
 
+def test_a_token_beyond_the_vocabulary_is_no_text(desk):
+    """The error names the field, which once was lost on its way from another process."""
+    with pytest.raises(InvalidRequest) as caught:
+        desk.run(desk.engine.detokenize([2**52]))
+
+    assert caught.value.param == "tokens"
+
+
 def test_it_keeps_the_protocols(desk):
     """Every engine of this suite can tokenize and says what it holds."""
     info = desk.run(desk.engine.tokenizer_info())

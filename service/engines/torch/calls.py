@@ -51,7 +51,7 @@ class Calls:
         if waiting is None or waiting.done():
             return
         if isinstance(reply, CallFailed):
-            waiting.set_exception(error_named(reply.code, reply.message, None))
+            waiting.set_exception(error_named(reply.code, reply.message, reply.param))
         else:
             waiting.set_result(reply)
 

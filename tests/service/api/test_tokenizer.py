@@ -67,6 +67,12 @@ def test_wrong_questions_are_400(live, path, body):
     assert live.post(path, body).status_code == 400
 
 
+def test_a_token_beyond_the_vocabulary_is_named(live):
+    """The field is `tokens`: `prompt` is none of this endpoint's."""
+    answer = live.post("/detokenize", {"model": "echo", "tokens": [2**52]})
+    assert answer.json()["error"]["param"] == "tokens"
+
+
 def test_an_unknown_model_is_404(live):
     """Under every address."""
     assert live.post("/tokenize", {"model": "nobody", "prompt": "x"}).status_code == 404

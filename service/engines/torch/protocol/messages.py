@@ -222,6 +222,7 @@ class CallFailed(Struct, frozen=True, tag="call_failed"):
     call_id: int
     code: str
     message: str
+    param: str | None = None
 
 
 FromHost = (
