@@ -98,7 +98,7 @@ class Supervised(Protocol):
     """An engine whose process can die and come back while the model stays open."""
 
     def trouble(self) -> str | None:
-        """Why it cannot answer now, as text that clients may see; None if it can."""
+        """Reason why it cannot answer now, safe to show to clients; None if it can."""
 
 
 @runtime_checkable
