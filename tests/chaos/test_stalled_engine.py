@@ -48,7 +48,7 @@ def test_a_load_that_meets_a_stopped_host_fails(serve_tiny):
     os.kill(live.application.torch_host.status.pid, signal.SIGSTOP)
     failed = live.post("/v1/models/tiny/load?wait=true", None)
     assert failed.status_code == 424
-    assert "said nothing for 1 s while it was asked to load" in failed.text
+    assert "sent no heartbeat for 1 s while it had loads" in failed.text
 
 
 def test_a_stopped_host_does_not_keep_the_service_from_ending(serve_tiny):

@@ -105,7 +105,7 @@ class Connection:
     ) -> AsyncGenerator[tuple[int, list[bytes]]]:
         """Yield the data of events with the time (ns, CLOCK_MONOTONIC) that they arrived at.
 
-        Once the answer has begun, only its tokens and its end count as signs of life.
+        Once the answer has begun, only its tokens and its end reset the time limit.
         """
         # Bytes as they came are cheaper, where nothing has to be decoded.
         encoded = "content-encoding" in response.headers

@@ -118,7 +118,7 @@ class OpenAiEngine:
         yield answer.finished(self._build, self._state_bytes)
 
     async def _refusal(self, response: httpx.Response) -> TriptychError:
-        """Return what a response stands for that is no answer."""
+        """Return the error that a response without an answer stands for."""
         content = await self._connection.read(response)
         if response.status_code == httpx.codes.NOT_FOUND:
             with contextlib.suppress(*CONNECTION_ERRORS, *_NO_LIST):

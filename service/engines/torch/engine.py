@@ -54,7 +54,7 @@ class TorchEngine:
         self._was_loaded = False
         """Whether it was loaded since `start`, and is to be whenever the host comes back."""
         self._ordered = False
-        """Whether the host has, or was asked to load, the model."""
+        """True if the host holds the model, or was asked to load it."""
         self.loading = False
         """Whether the host reads the model."""
         self._fatal_loads = 0
@@ -131,7 +131,7 @@ class TorchEngine:
 
     @property
     def awaited(self) -> bool:
-        """Whether the host was asked to load or unload the model, and has not done so yet."""
+        """True while the host has a load or unload of the model to do."""
         return self._ordered and self._loaded is None
 
     @property

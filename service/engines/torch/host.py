@@ -32,7 +32,7 @@ class Hosted(Protocol):
 
     @property
     def awaited(self) -> bool:
-        """Whether the host was asked to load or unload the model, and has not done so yet."""
+        """True while the host has a load or unload of the model to do."""
 
     @property
     def unproven(self) -> bool:

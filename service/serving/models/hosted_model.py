@@ -87,7 +87,7 @@ class HostedModel:
         self.life.check_idle()
 
     def _refuse_if_down(self, engine: Engine) -> None:
-        """Refuse at once while the engine's process is being restarted, with when to come back.
+        """Raise at once, with `retry_after_s`, while the engine's process is being restarted.
 
         A remote server that was out of reach is asked: nothing else tells that it is back.
         """
