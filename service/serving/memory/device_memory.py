@@ -83,6 +83,8 @@ class _Waiter:
     tenant: Tenant
     need_bytes: int
     is_load: bool
+    again: bool
+    """It was sent back before: such waiters stand in front, in the order in which they came."""
     turn: "asyncio.Future[Reservation | DoesNotFit | _TenantLeaves]"
     """Failures are results too: a waiter that was cancelled meanwhile leaves none unretrieved."""
     evicting: dict[str, Tenant] = field(default_factory=dict)
@@ -93,8 +95,8 @@ class DeviceMemory:
     """Reserves bytes for models and for requests' state; what does not fit waits in order.
 
     A newcomer overtakes the first waiter only if that takes nothing from it. A request that waits
-    for state never keeps its model from being evicted: it is sent back to wait for a new load.
-    Only `reserve` and `reserve_state` wait.
+    for state keeps its model from being evicted only while it is the first waiter; otherwise it is
+    sent back to wait for a new load. Only `reserve` and `reserve_state` wait.
     """
 
     def __init__(
@@ -164,8 +166,9 @@ class DeviceMemory:
     ) -> Reservation | None:
         """Reserve a request's state, in order; None if the model starts to be evicted meanwhile.
 
-        One that was sent back before waits in front of all others *again*: two requests that send
-        each other back would have their models loaded alternately, without end.
+        One that was sent back before waits *again* in front of all others but its like, in order:
+        two requests that send each other back would have their models loaded alternately, without
+        end.
 
         Raises DoesNotFit or Overloaded.
         """
@@ -178,8 +181,11 @@ class DeviceMemory:
         """
         for waiter in tuple(self._waiting):
             if waiter.tenant is tenant and not waiter.is_load and not waiter.turn.done():
-                reserved = self.try_reserve_state(tenant, waiter.need_bytes)
-                waiter.turn.set_result(reserved or _TenantLeaves())
+                self._send_back(waiter)
+
+    def _send_back(self, waiter: _Waiter) -> None:
+        reserved = self.try_reserve_state(waiter.tenant, waiter.need_bytes)
+        waiter.turn.set_result(reserved or _TenantLeaves())
 
     def add_state(self, account: _Account, change_bytes: int) -> None:
         """Count a change of a request's reservation; those of a released model are void."""
@@ -233,6 +239,8 @@ class DeviceMemory:
             first = next(each for each in self._waiting if not each.turn.done())
             if waiter is first:
                 self._serve(waiter)
+            elif self._holds_leaving(waiter):
+                self._send_back(waiter)
             elif may_overtake(
                 waiter.need_bytes, first.need_bytes, self.budget_bytes, self._residents()
             ):
@@ -246,9 +254,10 @@ class DeviceMemory:
                 f"{len(self._waiting)} loads and requests wait for memory; try again later",
                 retry_after_s=RETRY_S,
             )
-        waiter = _Waiter(tenant, need_bytes, is_load, asyncio.get_running_loop().create_future())
+        turn = asyncio.get_running_loop().create_future()
+        waiter = _Waiter(tenant, need_bytes, is_load, again, turn)
         if again:
-            self._waiting.appendleft(waiter)
+            self._waiting.insert(sum(each.again for each in self._waiting), waiter)
         else:
             self._waiting.append(waiter)
         self.changed()
@@ -277,6 +286,11 @@ class DeviceMemory:
 
     def _serve(self, waiter: _Waiter) -> None:
         """Do what can be done now for the first in the queue."""
+        if self._holds_leaving(waiter):
+            waiter.tenant.cancel_eviction()  # others want its memory, and this one is served first
+            if self._holds_leaving(waiter):
+                self._send_back(waiter)
+                return
         residents = self._residents()
         decided = plan(
             waiter.need_bytes,
@@ -326,6 +340,11 @@ class DeviceMemory:
         if isinstance(decided, Evict):
             for name in decided.ids:
                 self._accounts[name].tenant.evict(f"since {keep} holds more than predicted")
+
+    @staticmethod
+    def _holds_leaving(waiter: _Waiter) -> bool:
+        """True for a request whose model is being evicted or unloaded, which waits for it."""
+        return not waiter.is_load and waiter.tenant.resident(0, 0).leaving
 
     def _residents(self) -> list[Resident]:
         return [
