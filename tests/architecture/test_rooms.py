@@ -42,5 +42,7 @@ def test_a_module_says_its_job_in_one_line(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_module_is_short_enough_to_read(path):
-    """No module is longer than 500 lines: what is longer does two jobs."""
-    assert len(path.read_text().splitlines()) <= 500
+    """No module is longer than 350 lines, a kernel 500: what is longer does two jobs."""
+    limit = 500 if path.parent.name == "ops" else 350
+
+    assert len(path.read_text().splitlines()) <= limit
