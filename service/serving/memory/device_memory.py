@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from service.core.errors import DoesNotFit, Overloaded
 from service.core.sizes import human_bytes
@@ -20,58 +19,12 @@ from service.serving.memory.eviction import (
     plan,
     refusal,
 )
+from service.serving.memory.reservation import Account, Reservation, Tenant
 
 log = logging.getLogger(__name__)
 
 #: Retry-After where too many wait: about what a small model takes to load.
 RETRY_S = 2.0
-
-
-class Tenant(Protocol):
-    """A model that holds memory, as the budget sees it."""
-
-    id: str
-
-    def resident(self, held_bytes: int, state_bytes: int) -> Resident:
-        """Describe the model for an eviction decision, given its reservations."""
-
-    def evict(self, reason: str) -> None:
-        """Unload as soon as it is idle: others wait for its memory."""
-
-    def cancel_eviction(self) -> None:
-        """Keep serving, unless it is closing already: nobody waits for its memory any more."""
-
-
-@dataclass(slots=True, eq=False)
-class _Account:
-    """The reservations of one model."""
-
-    tenant: Tenant
-    held_bytes: int
-    state_bytes: int = 0
-
-
-class Reservation:
-    """Memory reserved for the state of one request, until it is released."""
-
-    __slots__ = ("_account", "_memory", "_state_bytes")
-
-    def __init__(self, memory: "DeviceMemory", account: _Account | None, state_bytes: int) -> None:
-        self._memory = memory
-        self._account = account
-        self._state_bytes = 0
-        self.adjust(state_bytes)
-
-    def adjust(self, state_bytes: int) -> None:
-        """Replace the reservation, even beyond the budget: the request is already running."""
-        if self._account is not None:
-            change_bytes = state_bytes - self._state_bytes
-            self._state_bytes = state_bytes
-            self._memory.add_state(self._account, change_bytes)
-
-    def release(self) -> None:
-        """Release the reservation; idempotent."""
-        self.adjust(0)
 
 
 class _TenantLeaves:
@@ -110,7 +63,7 @@ class DeviceMemory:
         self.used_bytes = 0
         self._max_waiting = max_waiting
         self._clock_ns = clock_ns
-        self._accounts: dict[str, _Account] = {}
+        self._accounts: dict[str, Account] = {}
         self._waiting: deque[_Waiter] = deque()
 
     def __repr__(self) -> str:
@@ -131,7 +84,7 @@ class DeviceMemory:
         """Replace a loaded model's reservation by what was measured, even beyond the budget."""
         account = self._accounts.get(tenant.id)
         if account is None:
-            account = self._accounts[tenant.id] = _Account(tenant, 0)
+            account = self._accounts[tenant.id] = Account(tenant, 0)
         self.used_bytes += held_bytes - account.held_bytes
         account.held_bytes = held_bytes
         if self.used_bytes > self.budget_bytes:
@@ -154,12 +107,14 @@ class DeviceMemory:
         """
         account = self._accounts.get(tenant.id)
         if account is None or not state_bytes:
-            return Reservation(self, None, 0)  # the model is not counted, or it needs nothing
+            return Reservation(
+                self.add_state, None, 0
+            )  # the model is not counted, or it needs nothing
         if self.used_bytes + state_bytes > self.budget_bytes:
             return None
         if self._waiting and not tenant.resident(0, 0).leaving:
             return None
-        return Reservation(self, account, state_bytes)
+        return Reservation(self.add_state, account, state_bytes)
 
     async def reserve_state(
         self, tenant: Tenant, state_bytes: int, *, again: bool = False
@@ -187,7 +142,7 @@ class DeviceMemory:
         reserved = self.try_reserve_state(waiter.tenant, waiter.need_bytes)
         waiter.turn.set_result(reserved or _TenantLeaves())
 
-    def add_state(self, account: _Account, change_bytes: int) -> None:
+    def add_state(self, account: Account, change_bytes: int) -> None:
         """Count a change of a request's reservation; those of a released model are void."""
         if self._accounts.get(account.tenant.id) is account:
             account.state_bytes += change_bytes
@@ -312,15 +267,15 @@ class DeviceMemory:
     def _grant(self, waiter: _Waiter) -> None:
         if not waiter.is_load:
             account = self._accounts.get(waiter.tenant.id)
-            waiter.turn.set_result(Reservation(self, account, waiter.need_bytes))
+            waiter.turn.set_result(Reservation(self.add_state, account, waiter.need_bytes))
             return
         stale = self._accounts.pop(waiter.tenant.id, None)
         if stale is not None:  # a model is loaded once: what it held before is replaced
             log.error("%s was loaded again before its memory was released", waiter.tenant.id)
             self.used_bytes -= stale.held_bytes + stale.state_bytes
-        self._accounts[waiter.tenant.id] = _Account(waiter.tenant, waiter.need_bytes)
+        self._accounts[waiter.tenant.id] = Account(waiter.tenant, waiter.need_bytes)
         self.used_bytes += waiter.need_bytes
-        waiter.turn.set_result(Reservation(self, None, 0))
+        waiter.turn.set_result(Reservation(self.add_state, None, 0))
 
     def _refusal(self, waiter: _Waiter, residents: Sequence[Resident], never: Never) -> str:
         who, fix = waiter.tenant.id, "raise `memory_budget`"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from service.core.errors import Draining, ModelNotReady, Overloaded, TriptychError
 from service.core.model_status import LoadState
-from service.serving.memory.device_memory import Tenant
+from service.serving.memory.reservation import Tenant
 from service.serving.models.dependencies import Hosting
 from service.serving.models.files import LocatedModel
 from service.serving.models.life import ANSWERING, LEAVING, SETTLED, WORKING, Event, Phase, step

@@ -8,7 +8,7 @@ from typing import Self
 
 from service.core.chat import ChatRequest
 from service.core.ports import Budgeted, Engine
-from service.serving.memory.device_memory import Reservation
+from service.serving.memory.reservation import Reservation
 from service.serving.models.hosted_model import HostedModel
 from service.serving.models.waiters import LoadedEngine
 

@@ -11,7 +11,7 @@ from model_registry.spec import ResolvedModel
 from service.core.errors import TriptychError
 from service.core.events import ModelMemory
 from service.core.ports import Budgeted, Engine, LoadProgress, LoadReporting, MemoryEstimate
-from service.serving.memory.device_memory import Tenant
+from service.serving.memory.reservation import Tenant
 from service.serving.models.conformance import Conformance, probe
 from service.serving.models.dependencies import Hosting
 
