@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Sequence
@@ -69,7 +70,7 @@ def environment_problem(threads: int) -> str | None:
     return "torch was imported too early" if "torch" in sys.modules else None
 
 
-async def _serve(socket: Path, heartbeat_s: float, last_step: int | None) -> int:
+async def _serve(address: Path, heartbeat_s: float, last_step: int | None) -> int:
     # Imported here, after the environment was checked.
     import torch
     from msgspec import msgpack
@@ -80,6 +81,7 @@ async def _serve(socket: Path, heartbeat_s: float, last_step: int | None) -> int
     from service.torch_host.dispatcher import Dispatcher
     from service.torch_host.faults import log_fault
     from service.torch_host.loop import EngineLoop
+    from service.torch_host.outbox import Outbox
     from service.torch_host.weights.build import ENGINE_VERSION, device_name
 
     running = asyncio.get_running_loop()
@@ -90,8 +92,7 @@ async def _serve(socket: Path, heartbeat_s: float, last_step: int | None) -> int
             ended.set_result(status)
 
     def send(message: FromHost) -> None:
-        for encoded in host_frames(message):
-            running.call_soon_threadsafe(protocol.send_frame, encoded)
+        outbox.send(host_frames(message))
 
     def run_engine() -> None:
         try:
@@ -107,23 +108,26 @@ async def _serve(socket: Path, heartbeat_s: float, last_step: int | None) -> int
     async def beat() -> None:
         while True:
             await asyncio.sleep(heartbeat_s)
-            protocol.send(engine.heartbeat)
+            send(engine.heartbeat)
 
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(address))
+    outbox = Outbox(connection, running)
     engine = EngineLoop(send, last_step=None if last_step is None else LastStep(last_step))
     dispatcher = Dispatcher(engine, send, fatal)
-    _, protocol = await running.create_unix_connection(
+    await running.create_unix_connection(
         lambda: FrameProtocol(
             msgpack.Decoder(ToHost),
             on_message=dispatcher.handle,
             on_lost=lambda: end(os.EX_OK),
         ),
-        str(socket),
+        sock=connection,
     )
     running.add_signal_handler(signal.SIGTERM, end, os.EX_OK)
     thread = threading.Thread(target=run_engine, name="engine", daemon=True)
     thread.start()
     spins = os.environ.get("GOMP_SPINCOUNT", "")
-    protocol.send(
+    send(
         Hello(
             engine_version=ENGINE_VERSION,
             device=device_name(),
@@ -138,6 +142,7 @@ async def _serve(socket: Path, heartbeat_s: float, last_step: int | None) -> int
     beating.cancel()
     engine.stop()
     await running.run_in_executor(None, thread.join, STOP_S)
+    outbox.close()
     return status
 
 

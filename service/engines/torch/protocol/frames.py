@@ -106,12 +106,9 @@ class FrameProtocol(asyncio.Protocol, Generic[Received]):
         self._transport = None
         self._on_lost()
 
-    def send(self, message: ToHost | FromHost) -> None:
+    def send(self, message: ToHost) -> None:
         """Queue one message; dropped once the peer is gone. Raises FrameTooLarge."""
-        self.send_frame(frame(message))
-
-    def send_frame(self, data: bytes) -> None:
-        """Queue an encoded frame."""
+        data = frame(message)
         if self._transport is not None:
             self._transport.write(data)
 
