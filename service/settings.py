@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from service.core.errors import ConfigError
-from service.core.routing import Route, RouteId
+from service.core.routes.route import Route, RouteId
 from service.core.sizes import parse_bytes
 
 

@@ -26,6 +26,21 @@ class StateBytes(Struct, frozen=True, kw_only=True):
     """What its slot reserves: never less than the sum of the live bytes."""
 
 
+class PrefixReuse(Struct, frozen=True, kw_only=True):
+    """What a request reused of the states of earlier ones; None where unknown."""
+
+    matched_tokens: int | None = None
+    """Leading tokens of the prompt that an earlier request had, whether restored or not."""
+    restored_from: str | None = None
+    """What was restored: `kv`, `snapshot` or None."""
+    restore_ns: int | None = None
+    """Time that copying the state into the slot took."""
+    saved_prefill_ns: int | None = None
+    """Estimate of the prefill time that was saved, from the model's own step times."""
+    cache_miss: str | None = None
+    """Reason why fewer tokens were restored than could have been."""
+
+
 class ModelBuild(Struct, frozen=True, kw_only=True):
     """Weights, engine and device that answered; without them runs cannot be compared over time."""
 

@@ -1,11 +1,12 @@
 """The record of a request: every accepted request leaves exactly one, however it ends."""
 
-from typing import Literal, overload
+from typing import Final, Literal, overload
 
 from msgspec import Struct
 
 from model_registry.spec import Family
-from service.core.events import ModelBuild, StateBytes
+from service.core.events import ModelBuild, PrefixReuse, StateBytes
+from service.core.work import Energy, Work
 
 Phase = Literal["accepted", "final"]
 Status = Literal["running", "ok", "cancelled", "failed", "refused", "interrupted"]
@@ -33,8 +34,15 @@ class RequestRecord(Struct, frozen=True, kw_only=True):
     variant: str | None = None
     family: Family | None = None
     route: str | None = None
-    """Route policy: `direct`, `weighted` or `fallback`."""
+    """Route policy: `direct`, or that of the route that was asked for."""
     route_reason: str | None = None
+    route_inputs: dict[str, object] | None = None
+    """What the policy decided by, so that the decision can be computed again."""
+    shadow_of: str | None = None
+    """Request that this one shadowed."""
+    replay_of: str | None = None
+    """Request whose conversation this one answered again."""
+    experiment_id: str | None = None
     finish_reason: str | None = None
     error_code: str | None = None
     client_request_id: str | None = None
@@ -66,6 +74,9 @@ class RequestRecord(Struct, frozen=True, kw_only=True):
     completion_bytes: int | None = None
     """UTF-8 bytes of the answer's text."""
     state: StateBytes = StateBytes()
+    prefix: PrefixReuse = PrefixReuse()
+    work: Work = Work()
+    energy: Energy = Energy()
     workspace_peak_bytes: int | None = None
     co_scheduled: int | None = None
     build: ModelBuild | None = None
@@ -75,6 +86,15 @@ class RequestRecord(Struct, frozen=True, kw_only=True):
     prompt_content: str | None = None
     """Kept only with `store_content = "full"`."""
     completion_content: str | None = None
+
+
+#: Fields of a record that are structs of columns: spread over columns of their own names.
+PARTS: Final[dict[str, type[Struct]]] = {
+    "state": StateBytes,
+    "prefix": PrefixReuse,
+    "work": Work,
+    "energy": Energy,
+}
 
 
 @overload

@@ -8,8 +8,8 @@ from msgspec import Struct, structs
 from sqlalchemy import RowMapping
 
 from model_registry.spec import Family
-from service.core.events import ModelBuild, StateBytes
-from service.core.record import RequestRecord
+from service.core.events import ModelBuild
+from service.core.record import PARTS, RequestRecord
 from service.storage.tables import ELSEWHERE, request_record
 
 
@@ -23,12 +23,12 @@ class Served(Struct, frozen=True, kw_only=True):
 
 
 _NOBODY = Served(model=None, variant=None, family=None, build=None)
-_STATE = StateBytes.__struct_fields__
+_SPREAD = tuple(name for part in PARTS.values() for name in part.__struct_fields__)
 _BUILD = ModelBuild.__struct_fields__
 _SCALARS = tuple(name for name in RequestRecord.__struct_fields__ if name not in ELSEWHERE)
 
 #: What `to_record` reads of `request_record`.
-RECORD_COLUMNS = [request_record.c[name] for name in (*_SCALARS, *_STATE, "model_build_id")]
+RECORD_COLUMNS = [request_record.c[name] for name in (*_SCALARS, *_SPREAD, "model_build_id")]
 
 
 def served(record: RequestRecord) -> Served | None:
@@ -70,7 +70,8 @@ def to_served(row: RowMapping) -> Served:
 def to_row(record: RequestRecord, model_build_id: int | None, block_id: int) -> dict[str, Any]:
     """Values of a `request_record` row."""
     row = {name: getattr(record, name) for name in _SCALARS}
-    row.update(structs.asdict(record.state))
+    for name in PARTS:
+        row.update(structs.asdict(getattr(record, name)))
     row["model_build_id"] = model_build_id
     row["block_id"] = block_id
     return row
@@ -79,13 +80,17 @@ def to_row(record: RequestRecord, model_build_id: int | None, block_id: int) -> 
 def to_record(row: RowMapping, who: Served | None) -> RequestRecord:
     """The record of a row of `RECORD_COLUMNS` with the columns of `request_content`."""
     answered = who or _NOBODY
+    parts: dict[str, Any] = {
+        name: part(**{field: row[field] for field in part.__struct_fields__})
+        for name, part in PARTS.items()
+    }
     return RequestRecord(
         model=answered.model,
         variant=answered.variant,
         family=answered.family,
         build=answered.build,
-        state=StateBytes(**{name: row[name] for name in _STATE}),
         prompt_content=row["prompt"],
         completion_content=row["completion"],
+        **parts,
         **{name: row[name] for name in _SCALARS},
     )

@@ -25,15 +25,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from service.core.events import ModelBuild, StateBytes
-from service.core.record import RequestRecord
+from service.core.events import ModelBuild
+from service.core.record import PARTS, RequestRecord
 
 #: Newest alembic revision; a test holds it to `migrations/versions`.
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 
 #: Fields of a record that other tables hold, or that are spread over several columns.
 ELSEWHERE = frozenset(
-    {"model", "variant", "family", "build", "state", "prompt_content", "completion_content"}
+    {"model", "variant", "family", "build", "prompt_content", "completion_content", *PARTS}
 )
 _SMALL = frozenset({"arm", "co_scheduled"})
 
@@ -91,7 +91,7 @@ request_record = Table(
     "request_record",
     metadata,
     *_columns_of(RequestRecord, without=ELSEWHERE),
-    *_columns_of(StateBytes),
+    *(column for part in PARTS.values() for column in _columns_of(part)),
     Column("model_build_id", ForeignKey("model_build.id", name="fk_request_record_model_build")),
     # Assigned when the row is inserted, and never changed.
     Column("block_id", Integer, nullable=False, server_default=text("0")),

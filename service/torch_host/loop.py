@@ -28,7 +28,7 @@ from service.torch_host.faults import fault_message, log_fault
 from service.torch_host.heap import Heap
 from service.torch_host.memory_reports import MemoryReports
 from service.torch_host.sampling.choice import Choice, choose, score
-from service.torch_host.scheduler import Decode, Prefill, Scheduler
+from service.torch_host.scheduling.scheduler import Decode, Prefill, Scheduler
 from service.torch_host.sequence import Sequence
 from service.torch_host.slot_model import SlotModel
 

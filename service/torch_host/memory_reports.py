@@ -8,8 +8,8 @@ import torch
 
 from service.engines.torch.protocol.messages import DeviceMemory, FromHost, MemoryReport
 from service.engines.torch.protocol.messages import StepTimes as ReportedStepTimes
+from service.torch_host.scheduling.step_times import StepTimes
 from service.torch_host.slot_model import SlotModel
-from service.torch_host.step_times import StepTimes
 
 INTERVAL_NS: Final = 250_000_000
 """Shortest time between two reports of one model while the loop is busy."""

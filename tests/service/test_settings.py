@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from service.core.errors import ConfigError
-from service.core.routing import FallbackRoute, WeightedRoute
+from service.core.routes.route import FallbackRoute, WeightedRoute
 from service.settings import Settings, load_settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"

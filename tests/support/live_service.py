@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 
 from service.app import Application, create_application
-from service.core.routing import Arm, FallbackRoute, WeightedRoute
+from service.core.routes.route import Arm, FallbackRoute, WeightedRoute
 from service.server import address, listen, protocol_with
 from service.settings import Settings
 

@@ -9,7 +9,7 @@ from model_registry.spec import Family
 from service.core.events import ModelMemory
 from service.core.model_status import ArchitectureSummary, LoadState, ModelStatus
 from service.core.ports import LoadProgress
-from service.core.routing import Route
+from service.core.routes.route import Route
 
 OWNER = "triptych"
 

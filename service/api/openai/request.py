@@ -20,7 +20,7 @@ from service.core.chat import (
 )
 from service.core.chat.sampling import Sampling
 from service.core.errors import InvalidRequest, UnsupportedField
-from service.core.routing import Route, WeightedRoute
+from service.core.routes.route import Route, WeightedRoute
 from service.settings import Settings
 
 CHAT_ID_HEADER = "x-openwebui-chat-id"

@@ -58,7 +58,12 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     """Caller's own id: a label, never a key."""
     comparison_id: str | None = None
     arm: int | None = None
-    """Index in its comparison."""
+    """Index in its comparison or experiment."""
+    experiment_id: str | None = None
+    shadow_of: str | None = None
+    """Request that this one shadows."""
+    replay_of: str | None = None
+    """Request whose conversation this one answers again."""
     accepted_ns: int
     """CLOCK_MONOTONIC at the moment the request was decoded and validated."""
     accepted_at_ns: int

@@ -1,6 +1,6 @@
 """Flat columns of records, for CSV and Parquet.
 
-Fields of `state`, `build` and `metrics` become columns of the same name; `sampling` is JSON text.
+Fields of nested structs become columns of the same name; tables such as `sampling` are JSON text.
 """
 
 import typing
@@ -13,13 +13,13 @@ import pyarrow.csv
 import pyarrow.parquet
 from msgspec import Struct, structs
 
-from service.core.events import ModelBuild, StateBytes
+from service.core.events import ModelBuild
 from service.core.metrics import RequestMetrics
-from service.core.record import RequestRecord
+from service.core.record import PARTS, RequestRecord
 from service.serving.records.reported_record import ReportedRecord
 
 _NESTED: dict[str, type[Struct]] = {
-    "state": StateBytes,
+    **PARTS,
     "build": ModelBuild,
     "metrics": RequestMetrics,
 }
@@ -48,8 +48,9 @@ def to_row(record: ReportedRecord) -> dict[str, object]:
         nested = row.pop(name)
         if nested is not None:
             row.update(structs.asdict(nested))
-    if record.sampling is not None:
-        row["sampling"] = msgspec.json.encode(record.sampling).decode()
+    for name, value in row.items():
+        if isinstance(value, dict):
+            row[name] = msgspec.json.encode(value).decode()
     return row
 
 

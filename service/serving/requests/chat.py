@@ -6,7 +6,7 @@ from weakref import WeakSet
 
 from service.core.chat import ChatRequest
 from service.core.errors import ConfigError, Draining, TriptychError
-from service.core.routing import Route
+from service.core.routes.route import Route
 from service.serving.gate import Gate
 from service.serving.models.engine_life import RETRY_AFTER_DRAIN_S
 from service.serving.models.pool import Pool

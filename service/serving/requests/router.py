@@ -11,7 +11,7 @@ from msgspec import Struct
 from service.core.chat import ChatPrompt, ChatRequest, Prompt, TextPrompt, TokenPrompt
 from service.core.errors import ModelNotFound
 from service.core.model_status import ModelStatus
-from service.core.routing import Arm, FallbackRoute, Route, WeightedRoute
+from service.core.routes.route import Arm, FallbackRoute, Route, WeightedRoute
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 

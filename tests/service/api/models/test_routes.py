@@ -2,7 +2,7 @@
 
 import time
 
-from service.core.routing import Arm, FallbackRoute
+from service.core.routes.route import Arm, FallbackRoute
 
 
 def cards(live, path="/v1/models"):

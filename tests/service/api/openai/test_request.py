@@ -11,7 +11,7 @@ from service.core.chat import Message
 from service.core.chat.sampling import Sampling
 from service.core.events import TokenAlternative, TokenLogprob
 from service.core.metrics import derive
-from service.core.routing import Arm, WeightedRoute
+from service.core.routes.route import Arm, WeightedRoute
 
 ROUTE = WeightedRoute(arms=(Arm(model="a"),), sticky_header="x-session")
 LIMITS = Limits(max_answer_tokens=100, routes={"r": ROUTE})

@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 
 from service.core.errors import DoesNotFit, EngineFailed, ModelNotReady, Overloaded
-from service.core.routing import Arm, FallbackRoute
+from service.core.routes.route import Arm, FallbackRoute
 from service.serving.memory.measured import MeasuredBytes
 from support.waiting import until
 

@@ -22,7 +22,7 @@ from service.core.errors import (
 )
 from service.core.events import Delta, Finished, Started
 from service.core.metrics import derive
-from service.core.routing import Arm, FallbackRoute, WeightedRoute
+from service.core.routes.route import Arm, FallbackRoute, WeightedRoute
 from support.waiting import until
 
 CHAIN = {"chain": FallbackRoute(arms=(Arm(model="one"), Arm(model="two")))}

@@ -138,7 +138,7 @@ async def test_without_a_first_answer_there_is_no_difference(bench):
 
 async def test_a_route_cannot_be_compared(bench):
     """Which model it would be is not the caller's choice, so it says nothing."""
-    from service.core.routing import Arm, FallbackRoute
+    from service.core.routes.route import Arm, FallbackRoute
 
     b = bench(routes={"r": FallbackRoute(arms=(Arm(model="one"),))})
     whole = (await events_of(b, comparison("r", "one")))[-1]

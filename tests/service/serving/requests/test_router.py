@@ -9,7 +9,7 @@ from model_registry.spec import ModelSpec
 from service.core.chat import ChatPrompt, ChatRequest, Message, Sampling, TextPrompt, TokenPrompt
 from service.core.errors import ModelNotFound
 from service.core.model_status import ModelStatus
-from service.core.routing import Arm, FallbackRoute, WeightedRoute
+from service.core.routes.route import Arm, FallbackRoute, WeightedRoute
 from service.serving.requests.router import choose, estimated_tokens
 
 

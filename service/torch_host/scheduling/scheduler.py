@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from service.torch_host.step_times import StepTimes
+from service.torch_host.scheduling.step_times import StepTimes
 
 LEAST_TOKENS: Final = 32
 """Smallest prefill chunk that is worth a step; shortened chunks are multiples of it."""

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.torch_host.scheduler import LEAST_TOKENS, Decode, Prefill, Scheduler
+from service.torch_host.scheduling.scheduler import LEAST_TOKENS, Decode, Prefill, Scheduler
 
 MS = 1_000_000
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.torch_host.step_times import StepTimeModel
+from service.torch_host.scheduling.step_times import StepTimeModel
 
 FIXED_NS, TOKEN_NS = 7_000_000, 300_000
 

@@ -1,0 +1,1 @@
+"""Experiments as values: the plan, the trials that it becomes, and the report on them."""

@@ -1,0 +1,41 @@
+"""What a request reused, worked and spent, who routed it, and what it was part of."""
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+
+_COLUMNS: dict[str, sa.types.TypeEngine[Any]] = {
+    "route_inputs": sa.JSON(none_as_null=True),
+    "shadow_of": sa.Text(),
+    "replay_of": sa.Text(),
+    "experiment_id": sa.Text(),
+    "matched_tokens": sa.Integer(),
+    "restored_from": sa.Text(),
+    "restore_ns": sa.BigInteger(),
+    "saved_prefill_ns": sa.BigInteger(),
+    "cache_miss": sa.Text(),
+    "prefill_flops": sa.BigInteger(),
+    "decode_flops": sa.BigInteger(),
+    "weight_bytes_read": sa.BigInteger(),
+    "state_bytes_read": sa.BigInteger(),
+    "state_bytes_written": sa.BigInteger(),
+    "energy_uj": sa.BigInteger(),
+    "energy_source": sa.Text(),
+    "energy_shared": sa.Boolean(),
+}
+
+
+def upgrade() -> None:
+    """Add the columns; rows recorded before do not say."""
+    for name, kind in _COLUMNS.items():
+        op.add_column("request_record", sa.Column(name, kind))
+
+
+def downgrade() -> None:
+    """Drop the columns."""
+    for name in reversed(_COLUMNS):
+        op.drop_column("request_record", name)
