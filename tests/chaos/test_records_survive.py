@@ -12,6 +12,7 @@ from service.storage import open_store
 
 CHILD = Path(__file__).parent / "recording_child.py"
 FULL_DISK_CHILD = Path(__file__).parent / "full_disk_child.py"
+PACKING_CHILD = Path(__file__).parent / "packing_child.py"
 KILLS = 20
 
 pytestmark = pytest.mark.chaos
@@ -68,3 +69,19 @@ def test_a_full_disk_loses_no_record(tmp_path: Path) -> None:
     kept = sum(1 for _ in store.iterate(RecordFilter()))
     store.close()
     assert kept == 2000
+
+
+def test_a_full_disk_while_packing_loses_nothing(tmp_path: Path) -> None:
+    """Columns that find no room are packed later, and the summary counts every row once."""
+    url = f"sqlite:///{tmp_path}/records.db"
+
+    done = subprocess.run(
+        [sys.executable, PACKING_CHILD, url], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.split() == ["full", "packed"]
+    store = open_store(url)
+    summary = store.summary(RecordFilter(), window_ns=None, cancelled=lambda: False)
+    rows = sum(1 for _ in store.iterate(RecordFilter()))
+    store.close()
+    assert summary.total.count == rows == 9216
