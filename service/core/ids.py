@@ -24,3 +24,8 @@ def new_request_id() -> str:
 def new_comparison_id() -> str:
     """`cmp-` and a UUIDv7."""
     return f"cmp-{uuid7()}"
+
+
+def new_experiment_id() -> str:
+    """`exp-` and a UUIDv7."""
+    return f"exp-{uuid7()}"

@@ -1,32 +1,21 @@
 """Records in a SQL database: SQLite embedded by default, PostgreSQL by its URL."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
-import msgspec
 from sqlalchemy import (
     URL,
     Connection,
     Dialect,
     Select,
-    Table,
-    create_engine,
     exists,
     or_,
     select,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import (
-    DataError,
-    DBAPIError,
-    IntegrityError,
-    ProgrammingError,
-)
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from service.core.errors import QueryCancelled, StoreUnavailable
+from service.core.errors import QueryCancelled
 from service.core.ports import RecordFilter, RecordPage
 from service.core.record import RequestRecord
 from service.core.summary import RecordSummary, served_id, summarize
@@ -36,16 +25,11 @@ from service.storage.columns.blocks import Blocks, overlapping
 from service.storage.conditions import KEYS, after, allowed_builds, before, matching
 from service.storage.contents import has_content, replace_contents
 from service.storage.cursor import Position
-from service.storage.migrate import migrate
+from service.storage.database import INSERT, open_database, reading, writing
 from service.storage.rows import Served
-from service.storage.sqlite import prepare
 from service.storage.tables import IS_OPEN, model_build, request_content, request_record
 
 _BATCH_ROWS = 1000
-_INSERT: dict[str, Callable[[Table], sqlite.Insert | postgresql.Insert]] = {
-    "sqlite": sqlite.insert,
-    "postgresql": postgresql.insert,
-}
 _READ = select(
     *rows.RECORD_COLUMNS, request_content.c.prompt, request_content.c.completion
 ).select_from(request_record.outerjoin(request_content))
@@ -60,24 +44,14 @@ class SqlRecordStore:
 
     def __init__(self, url: str | URL) -> None:
         """Open the database at an SQLAlchemy URL and migrate its schema."""
-        self._engine = create_engine(
-            url,
-            # Parameters may hold prompts, and error texts end in logs.
-            hide_parameters=True,
-            json_serializer=lambda value: msgspec.json.encode(value).decode(),
-            json_deserializer=msgspec.json.decode,
-        )
-        if self._engine.dialect.name == "sqlite":
-            prepare(self._engine)
+        self._engine = open_database(url)
         self._upsert = _upsert(self._engine.dialect)
         self._build_ids: dict[Served, int] = {}
         self._builds: dict[int, Served] = {}
-        with _unavailable():
-            migrate(self._engine)
-        with self._begin() as connection:
+        with writing(self._engine) as connection:
             kept = select(exists(request_content.select()))
             self._keeps_contents: bool = connection.scalar(kept) or False
-            self._blocks = Blocks(connection, _INSERT[self._engine.dialect.name])
+            self._blocks = Blocks(connection, INSERT[self._engine.dialect.name])
 
     def __repr__(self) -> str:
         url = self._engine.url.render_as_string(hide_password=True)
@@ -91,7 +65,7 @@ class SqlRecordStore:
         added: dict[Served, int] = {}
         latest = _latest(records)
         contents = self._keeps_contents or any(map(has_content, latest))
-        with self._begin() as connection:
+        with writing(self._engine) as connection:
             placement = self._blocks.place(connection, latest)
             block_ids = placement.block_ids
             connection.execute(
@@ -146,7 +120,7 @@ class SqlRecordStore:
         from service.storage.columns.block_columns import BlockColumns
         from service.storage.columns.column_summary import summarize_columns
 
-        with self._begin() as connection:
+        with reading(self._engine) as connection:
             everyone = {
                 row["id"]: rows.to_served(row)
                 for row in connection.execute(select(model_build)).mappings()
@@ -163,15 +137,15 @@ class SqlRecordStore:
 
     def compact(self) -> bool:
         """Pack the rows of one full block into columns."""
-        with self._begin() as connection:
+        with reading(self._engine) as connection:
             block = self._blocks.next_to_pack(connection)
         if block is None:
             return False
         from service.storage.columns import packing
 
-        with self._begin() as connection:
+        with reading(self._engine) as connection:
             row_count, columns = packing.pack_rows(connection, block)
-        with self._begin() as connection:
+        with writing(self._engine) as connection:
             packing.store(connection, block, row_count, columns)
         self._blocks.packed(block)
         return True
@@ -181,20 +155,15 @@ class SqlRecordStore:
         interrupted = (
             update(request_record).where(IS_OPEN).values(phase="final", status="interrupted")
         )
-        with self._begin() as connection:
+        with writing(self._engine) as connection:
             return connection.execute(interrupted).rowcount
 
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
 
-    @contextmanager
-    def _begin(self) -> Iterator[Connection]:
-        with _unavailable(), self._engine.begin() as connection:
-            yield connection
-
     def _read(self, query: Select[Any]) -> list[RequestRecord]:
-        with self._begin() as connection:
+        with reading(self._engine) as connection:
             found = connection.execute(query).mappings().all()
             return [
                 rows.to_record(row, self._served(connection, row["model_build_id"]))
@@ -216,7 +185,7 @@ class SqlRecordStore:
     def _insert_build(self, connection: Connection, who: Served) -> int:
         values = rows.to_build_row(who)
         connection.execute(
-            _INSERT[self._engine.dialect.name](model_build).on_conflict_do_nothing().values(values)
+            INSERT[self._engine.dialect.name](model_build).on_conflict_do_nothing().values(values)
         )
         of_content = model_build.c.content_sha256 == values["content_sha256"]
         found: int = connection.execute(select(model_build.c.id).where(of_content)).scalar_one()
@@ -232,20 +201,8 @@ class SqlRecordStore:
         return who
 
 
-@contextmanager
-def _unavailable() -> Iterator[None]:
-    """Turn errors of a database that cannot be used into StoreUnavailable; let bugs through."""
-    try:
-        yield
-    except (DataError, IntegrityError, ProgrammingError):
-        raise
-    except (DBAPIError, PoolTimeoutError) as error:
-        reason = error.orig if isinstance(error, DBAPIError) else error
-        raise StoreUnavailable(f"The record store cannot be used: {reason}.") from error
-
-
 def _upsert(dialect: Dialect) -> sqlite.Insert | postgresql.Insert:
-    statement = _INSERT[dialect.name](request_record)
+    statement = INSERT[dialect.name](request_record)
     new = statement.excluded
     values = {
         column.name: new[column.name]

@@ -158,3 +158,26 @@ record_column = Table(
     Column("labels", JSON(none_as_null=True)),
     Column("codes", LargeBinary, nullable=False),
 )
+
+#: Plans under way or done. What is asked for by a query has a column; the rest is in the document.
+experiment = Table(
+    "experiment",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("document", JSON, nullable=False),
+)
+
+#: Ended trials.
+experiment_trial = Table(
+    "experiment_trial",
+    metadata,
+    Column(
+        "experiment_id",
+        ForeignKey("experiment.id", name="fk_experiment_trial_experiment"),
+        primary_key=True,
+    ),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("state", Text, nullable=False),
+    Column("document", JSON, nullable=False),
+)

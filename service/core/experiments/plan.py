@@ -62,6 +62,15 @@ class RecordPrompts(
 Prompts = SyntheticPrompts | InlinePrompts | FilePrompts | RecordPrompts
 
 
+class Conversation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Conversations of the `turns` measure: each turn sends everything that was said before it."""
+
+    turns: Annotated[int, Meta(ge=2, le=64)] = 6
+    turn_words: Annotated[int, Meta(ge=1, le=10_000)] = 48
+    """Words of each of the user's turns, the same text for all arms."""
+    new_tokens: Annotated[int, Meta(ge=1)] = 32
+
+
 class Plan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What an experiment does."""
 
@@ -69,6 +78,8 @@ class Plan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     arms: Annotated[tuple[Arm, ...], Meta(min_length=1, max_length=8)]
     prompts: Prompts = field(default_factory=SyntheticPrompts)
     measures: Annotated[tuple[Measure, ...], Meta(min_length=1)] = ("speed", "memory")
+    conversation: Conversation = field(default_factory=Conversation)
+    """Only for the measure `turns`."""
     repetitions: Annotated[int, Meta(ge=1, le=1000)] = 5
     seed: int = 0
     margin: Annotated[float, Meta(gt=0, lt=1)] = 0.02

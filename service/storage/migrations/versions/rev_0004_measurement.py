@@ -30,12 +30,36 @@ _COLUMNS: dict[str, sa.types.TypeEngine[Any]] = {
 
 
 def upgrade() -> None:
-    """Add the columns; rows recorded before do not say."""
+    """Add the columns, in which rows recorded before say nothing, and the tables."""
     for name, kind in _COLUMNS.items():
         op.add_column("request_record", sa.Column(name, kind))
+    _create_experiments()
 
 
 def downgrade() -> None:
-    """Drop the columns."""
+    """Drop the tables and the columns."""
+    op.drop_table("experiment_trial")
+    op.drop_table("experiment")
     for name in reversed(_COLUMNS):
         op.drop_column("request_record", name)
+
+
+def _create_experiments() -> None:
+    op.create_table(
+        "experiment",
+        sa.Column("id", sa.Text(), primary_key=True),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("document", sa.JSON(), nullable=False),
+    )
+    op.create_table(
+        "experiment_trial",
+        sa.Column(
+            "experiment_id",
+            sa.Text(),
+            sa.ForeignKey("experiment.id", name="fk_experiment_trial_experiment"),
+            primary_key=True,
+        ),
+        sa.Column("number", sa.Integer(), primary_key=True, autoincrement=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("document", sa.JSON(), nullable=False),
+    )
