@@ -37,6 +37,8 @@ from service.serving.records.report import Reports
 from service.serving.requests.chat import ChatService
 from service.serving.requests.compare import CompareService
 from service.serving.requests.recorder import Recorder
+from service.serving.routes.router import Router
+from service.serving.routes.table import RouteTable
 from service.settings import Settings
 from service.storage import open_store
 from service.storage.folder_lock import FolderLock
@@ -149,12 +151,15 @@ def create_application(settings: Settings) -> Application:
         memory=lambda: (device_memory.budget_bytes, device_memory.used_bytes),
     )
     recorder = Recorder(writer, [metrics], store_content=settings.store_content == "full")
-    chat = ChatService(pool, recorder, gate, settings.routes)
+    routes = RouteTable(settings.routes, pool.models)
+    router = Router(routes, lambda: pool.statuses)
+    chat = ChatService(pool, recorder, gate, router)
     reports = Reports(store, writer)
     services = Services(
         settings=settings,
         pool=pool,
         chat=chat,
+        routes=routes,
         compare=CompareService(chat, enabled=compare.enabled, max_wait_s=compare.max_wait_s),
         reports=reports,
         sink=writer,

@@ -13,6 +13,7 @@ from service.serving.models.pool import Pool
 from service.serving.records.report import Reports
 from service.serving.requests.chat import ChatService
 from service.serving.requests.compare import CompareService
+from service.serving.routes.table import RouteTable
 from service.settings import Settings
 
 
@@ -23,6 +24,7 @@ class Services:
     settings: Settings
     pool: Pool
     chat: ChatService
+    routes: RouteTable
     compare: CompareService
     reports: Reports
     sink: RecordSink

@@ -25,6 +25,8 @@ from service.serving.memory.device_memory import DeviceMemory
 from service.serving.models.pool import Pool
 from service.serving.requests.chat import ChatService
 from service.serving.requests.recorder import Recorder
+from service.serving.routes.router import Router
+from service.serving.routes.table import RouteTable
 
 BUILD = ModelBuild(
     weights_sha256=None,
@@ -177,7 +179,8 @@ class Bench:
                 budget, max_waiting=max_waiting, clock_ns=clock_ns
             )
         self.pool = Pool(catalog_of(*models), tmp_path, self.open, self.gate, **pool_options)
-        self.chat = ChatService(self.pool, Recorder(self.sink), self.gate, routes or {})
+        router = Router(RouteTable(routes or {}, self.pool.models), lambda: self.pool.statuses)
+        self.chat = ChatService(self.pool, Recorder(self.sink), self.gate, router)
 
     def open(self, model: ResolvedModel) -> ScriptedEngine:
         self.opened += 1

@@ -73,7 +73,7 @@ async def create_comparison(
     fields.check(await request.body(), CompareBody.__struct_fields__)
     caller = Caller.now(request_id_of(request.scope), request.headers)
     settings = services.settings
-    limits = limits_of(settings)
+    limits = limits_of(settings, services.routes)
     comparison = comparison_request(data, caller, limits)
     if comparison.stream:
         return EventStream(

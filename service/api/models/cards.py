@@ -9,7 +9,7 @@ from model_registry.spec import Family
 from service.core.events import ModelMemory
 from service.core.model_status import ArchitectureSummary, LoadState, ModelStatus
 from service.core.ports import LoadProgress
-from service.core.routes.route import Route
+from service.core.routes.route import LeastBusyRoute, Route, WeightedRoute
 
 OWNER = "triptych"
 
@@ -42,14 +42,14 @@ class CardArm(Struct, frozen=True, kw_only=True):
 
     model: str
     weight: float | None
-    """None if the order decides."""
+    """None unless weights decide."""
     status: CardStatus
 
 
 class CardRoute(Struct, frozen=True, kw_only=True):
     """Policy and arms of a route."""
 
-    policy: Literal["weighted", "fallback"]
+    policy: str
     arms: list[CardArm]
 
 
@@ -140,8 +140,8 @@ def route_card(
     name: str, route: Route, models: Mapping[str, ModelStatus], created: int
 ) -> ModelCard:
     """Write the card of a route: the context of its shortest arm, the status of its best."""
-    arms = [models[arm.model] for arm in route.arms]
-    policy: Literal["weighted", "fallback"] = route.__struct_config__.tag  # type: ignore[assignment]
+    arms = [models[model] for model in route.models]
+    weights = weights_of(route)
     context_tokens = min(arm.spec.context_tokens for arm in arms)
     families = {arm.spec.family for arm in arms}
     return ModelCard(
@@ -155,17 +155,20 @@ def route_card(
         status=_best([card_status(arm) for arm in arms]),
         family=families.pop() if len(families) == 1 else None,
         route=CardRoute(
-            policy=policy,
+            policy=route.policy,
             arms=[
-                CardArm(
-                    model=arm.model,
-                    weight=arm.weight if policy == "weighted" else None,
-                    status=card_status(models[arm.model]),
-                )
-                for arm in route.arms
+                CardArm(model=arm.id, weight=weights.get(arm.id), status=card_status(arm))
+                for arm in arms
             ],
         ),
     )
+
+
+def weights_of(route: Route) -> Mapping[str, float]:
+    """Weights by model, of a policy that weighs."""
+    if isinstance(route, (WeightedRoute, LeastBusyRoute)):
+        return {arm.model: arm.weight for arm in route.arms}
+    return {}
 
 
 def _best(arms: Sequence[CardStatus]) -> CardStatus:

@@ -127,6 +127,6 @@ async def watch_models(services: Deps) -> ASGIApp:
 
 
 def _model(services: Services, model_id: str) -> str:
-    if model_id in services.settings.routes:
+    if model_id in services.routes:
         raise InvalidRequest(f"`{model_id}` is a route; name one of its models.", param="model")
     return services.pool.status(model_id).id

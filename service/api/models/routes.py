@@ -22,13 +22,13 @@ async def list_models(
 ) -> ModelList:
     """List the models, variants and routes that can answer on this machine."""
     models = services.pool.snapshot()
-    routes = services.settings.routes
+    routes = services.routes
     return ModelList(
         data=[
             *(
                 route_card(name, route, models, _CREATED)
                 for name, route in routes.items()
-                if all or any(models[arm.model].servable for arm in route.arms)
+                if all or any(models[model].servable for model in route.models)
             ),
             *(model_card(status, _CREATED) for status in models.values() if status.servable or all),
         ]
@@ -49,6 +49,6 @@ async def get_owned_model(services: Deps, owner: FromPath[str], name: FromPath[s
 
 def card_of(services: Services, name: str) -> ModelCard:
     """Return the card of a model, `model:variant` or route. Raises ModelNotFound."""
-    if route := services.settings.routes.get(name):
+    if route := services.routes.get(name):
         return route_card(name, route, services.pool.statuses, _CREATED)
     return model_card(services.pool.status(name), _CREATED)

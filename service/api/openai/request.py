@@ -20,7 +20,7 @@ from service.core.chat import (
 )
 from service.core.chat.sampling import Sampling
 from service.core.errors import InvalidRequest, UnsupportedField
-from service.core.routes.route import Route, WeightedRoute
+from service.core.routes.route import Route, sticky_header
 from service.settings import Settings
 
 CHAT_ID_HEADER = "x-openwebui-chat-id"
@@ -55,7 +55,7 @@ class Caller(Struct, frozen=True, kw_only=True):
 
     def sticky_key(self, user: str | None, route: Route | None) -> str | None:
         """Key that keeps this caller on an arm: the route's header, `user`, then the chat's id."""
-        named = route.sticky_header if isinstance(route, WeightedRoute) else None
+        named = sticky_header(route)
         return (
             (self.headers.get(named) if named else None)
             or user
@@ -94,11 +94,11 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Default and maximum of a request's time limit in seconds; 0: none."""
 
 
-def limits_of(settings: Settings) -> Limits:
-    """The limits that the settings have."""
+def limits_of(settings: Settings, routes: Mapping[str, Route]) -> Limits:
+    """The limits that the settings have, and the routes of this moment."""
     return Limits(
         max_answer_tokens=settings.max_answer_tokens,
-        routes=settings.routes,
+        routes=routes,
         request_timeout_s=settings.request_timeout_s,
     )
 

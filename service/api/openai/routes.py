@@ -153,4 +153,4 @@ def _caller(request: HttpRequest) -> Caller:
 
 
 def _limits(services: Services) -> Limits:
-    return limits_of(services.settings)
+    return limits_of(services.settings, services.routes)

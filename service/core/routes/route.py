@@ -1,47 +1,27 @@
-"""Routes: model ids that stand for several arms."""
+"""Routes: model ids that stand for several arms, told apart by their policy."""
 
-from typing import Annotated
+from service.core.routes.by_context import ByContextRoute
+from service.core.routes.cheapest import CheapestRoute
+from service.core.routes.fallback import FallbackRoute
+from service.core.routes.least_busy import LeastBusyRoute
+from service.core.routes.policy import Arm, RouteId
+from service.core.routes.weighted import WeightedRoute
 
-from msgspec import Meta, Struct
+__all__ = [
+    "Arm",
+    "ByContextRoute",
+    "CheapestRoute",
+    "FallbackRoute",
+    "LeastBusyRoute",
+    "Route",
+    "RouteId",
+    "WeightedRoute",
+]
 
-RouteId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-
-
-class Arm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model of a route."""
-
-    model: str
-    """A model or `model:variant`."""
-    weight: Annotated[float, Meta(gt=0)] = 1.0
-    """Share of a weighted route, relative to the other arms."""
-
-
-class WeightedRoute(
-    Struct,
-    tag="weighted",
-    tag_field="policy",
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-):
-    """Spread requests over arms by weight; one client stays on one arm."""
-
-    arms: Annotated[tuple[Arm, ...], Meta(min_length=1)]
-    sticky_header: str | None = None
-    """Header whose value keeps a client on an arm, before `user` and `X-OpenWebUI-Chat-Id`."""
+Route = WeightedRoute | FallbackRoute | ByContextRoute | CheapestRoute | LeastBusyRoute
 
 
-class FallbackRoute(
-    Struct,
-    tag="fallback",
-    tag_field="policy",
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-):
-    """Try arms in order: the next on load failure, full queue or context overflow."""
-
-    arms: Annotated[tuple[Arm, ...], Meta(min_length=1)]
-
-
-Route = WeightedRoute | FallbackRoute
+def sticky_header(route: Route | None) -> str | None:
+    """Header whose value keeps a client on an arm of this route; None if it has none."""
+    header: str | None = getattr(route, "sticky_header", None)
+    return header

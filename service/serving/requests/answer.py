@@ -26,12 +26,12 @@ from service.core.events import EngineEvent, Finished, Started
 from service.core.metrics import RequestMetrics
 from service.core.ports import Engine
 from service.core.record import RequestRecord
+from service.core.routes.decision import Decision
 from service.serving.gate import Gate, Isolation
 from service.serving.models.lease import Lease
 from service.serving.models.pool import Pool
 from service.serving.requests.quarantine import Quarantine
 from service.serving.requests.recorder import Recording
-from service.serving.requests.router import Decision
 from service.serving.requests.setbacks import Setbacks
 
 #: What makes a route try its next arm, as long as nothing has been answered.

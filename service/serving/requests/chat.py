@@ -1,18 +1,17 @@
 """ChatService: accepts a request, records it, routes it and returns its answer."""
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from weakref import WeakSet
 
 from service.core.chat import ChatRequest
-from service.core.errors import ConfigError, Draining, TriptychError
-from service.core.routes.route import Route
+from service.core.errors import Draining, TriptychError
 from service.serving.gate import Gate
 from service.serving.models.engine_life import RETRY_AFTER_DRAIN_S
 from service.serving.models.pool import Pool
 from service.serving.requests.answer import Answer, Resources
 from service.serving.requests.recorder import Recorder
-from service.serving.requests.router import choose
+from service.serving.routes.router import Router
 
 
 class ChatService:
@@ -23,15 +22,14 @@ class ChatService:
         pool: Pool,
         recorder: Recorder,
         gate: Gate,
-        routes: Mapping[str, Route],
+        router: Router,
         *,
         random: Callable[[], float] = random.random,
     ) -> None:
-        check_routes(routes, pool)
         self.pool = pool
         self.recorder = recorder
         self.gate = gate
-        self.routes = routes
+        self.router = router
         self._resources = Resources(pool=pool, gate=gate)
         self._random = random
         self._answers: WeakSet[Answer] = WeakSet()
@@ -46,17 +44,13 @@ class ChatService:
         """
         recording = self.recorder.accept(request)
         try:
-            choice = choose(
-                request,
-                self.routes,
-                self.pool.statuses,
-                random=self._random(),
-                resting=self._resources.setbacks.resting,
+            choice = self.router.choose(
+                request, random=self._random(), resting=self._resources.setbacks.resting
             )
         except TriptychError as error:
             recording.fail(error)
             raise
-        recording.routed(choice.policy, choice.reason)
+        recording.routed(choice)
         answer = Answer(
             self._resources, request, choice, recording, isolated_within_s=isolated_within_s
         )
@@ -72,16 +66,3 @@ class ChatService:
 
 def _draining(what: str) -> Draining:
     return Draining(f"The service is shutting down and {what}.", retry_after_s=RETRY_AFTER_DRAIN_S)
-
-
-def check_routes(routes: Mapping[str, Route], pool: Pool) -> None:
-    """Raise ConfigError for a route that hides a model or names an arm that does not exist."""
-    for name, route in routes.items():
-        if name in pool.models:
-            raise ConfigError(f"`routes.{name}` has the id of a model; choose another id")
-        for arm in route.arms:
-            if arm.model not in pool.models:
-                raise ConfigError(
-                    f"`routes.{name}` names the model {arm.model}, which the catalogue does not "
-                    "have; see `triptych models list`"
-                )

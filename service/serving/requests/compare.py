@@ -172,7 +172,7 @@ class CompareService:
     def _open(self, comparison: ComparisonRequest, number: int) -> Answer:
         """Open the answer of an arm; its clock starts now, not with the comparison's."""
         arm = comparison.arms[number]
-        if arm.model in self._chat.routes:
+        if arm.model in self._chat.router.routes:
             raise InvalidRequest(f"`{arm.model}` is a route; name the models to compare")
         request = ChatRequest(
             request_id=new_request_id(),

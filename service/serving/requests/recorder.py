@@ -21,6 +21,7 @@ from service.core.events import Delta, EngineEvent, Finished, Started
 from service.core.metrics import RequestMetrics, derive, percentile
 from service.core.ports import RecordSink, RequestObserver
 from service.core.record import RequestRecord, Status, bounded
+from service.core.routes.decision import Decision
 
 _DEFAULT_SAMPLING = msgspec.structs.asdict(Sampling())
 #: Sampling parameters that hold text or tokens of the client: content, like the prompt.
@@ -123,9 +124,9 @@ class Recording:
         if self.record.queued_ns is None:
             self._note(queued_ns=at_ns)
 
-    def routed(self, policy: str, reason: str) -> None:
-        """Note the routing policy and the reason for its choice."""
-        self._note(route=policy, route_reason=reason)
+    def routed(self, choice: Decision) -> None:
+        """Note the routing policy, the reason for its choice, and what it was decided by."""
+        self._note(route=choice.policy, route_reason=choice.reason, route_inputs=choice.inputs)
 
     def restart_clock(self) -> None:
         """Measure from now on: an isolated request waited for the gate until now."""

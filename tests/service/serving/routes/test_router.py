@@ -9,8 +9,12 @@ from model_registry.spec import ModelSpec
 from service.core.chat import ChatPrompt, ChatRequest, Message, Sampling, TextPrompt, TokenPrompt
 from service.core.errors import ModelNotFound
 from service.core.model_status import ModelStatus
+from service.core.routes.curves import NoCurves
+from service.core.routes.decision import read_inputs
 from service.core.routes.route import Arm, FallbackRoute, WeightedRoute
-from service.serving.requests.router import choose, estimated_tokens
+from service.serving.routes.gather import estimated_tokens
+from service.serving.routes.policies import decide
+from service.serving.routes.router import Router
 
 
 def status(name, **changes):
@@ -26,6 +30,10 @@ def request(model, text="hi", **fields):
         request_id="r", model=model, prompt=TextPrompt(text), accepted_ns=0, accepted_at_ns=0,
         **fields,
     )  # fmt: skip
+
+
+def choose(request, routes, models, **options):
+    return Router(routes, lambda: models).choose(request, **options)
 
 
 MODELS = {name: status(name) for name in ("a", "b", "c")}
@@ -174,4 +182,27 @@ def test_a_healthy_chain_begins_with_its_first_arm():
 )
 def test_prompts_are_estimated_without_a_tokenizer(prompt, tokens):
     """Token ids are counted, text is divided by four bytes."""
-    assert estimated_tokens(prompt) == tokens
+    assert estimated_tokens(prompt, "a", NoCurves()) == tokens
+
+
+@pytest.mark.parametrize("asked", ["both", "chain"])
+@pytest.mark.parametrize("sticky_key", [None, "ann"])
+def test_a_recorded_decision_can_be_computed_again(asked, sticky_key):
+    """From the inputs as JSON alone, without models, clock or random numbers."""
+    routes, models = HALVES | CHAIN, MODELS | {"a": status("a", requests=4)}
+    choice = choose(request(asked, sticky_key=sticky_key), routes, models, random=0.3)
+    inputs = read_inputs(msgspec.json.decode(msgspec.json.encode(choice.inputs)))
+    again = decide(inputs.definition, inputs.facts)
+    assert (again.arms, again.reason) == (choice.arms, choice.reason)
+    assert inputs.arms == choice.arms
+
+
+def test_inputs_never_show_the_key():
+    """They have its hash, which differs from route to route."""
+    choice = choose(request("both", sticky_key="ann@example.org"), HALVES, MODELS, random=0)
+    assert "ann" not in msgspec.json.encode(choice.inputs).decode()
+
+
+def test_a_request_that_names_a_model_has_no_inputs():
+    """Nothing was decided."""
+    assert choose(request("a"), {}, MODELS, random=0).inputs is None

@@ -1,0 +1,1 @@
+"""Named routes: one file a policy, and what they decide by."""
