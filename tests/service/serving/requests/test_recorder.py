@@ -16,6 +16,7 @@ from service.core.errors import (
     Overloaded,
 )
 from service.core.events import Delta, Finished, ModelBuild, Started, StateBytes
+from service.core.routes.decision import Decision
 from service.serving.requests.recorder import Recorder, code_of, content_of, status_of
 from support.clock import Clock
 
@@ -267,6 +268,6 @@ def test_stored_prompts_of_all_kinds_are_text():
 def test_falling_back_forgets_the_other_arms_load(sink):
     """A load that failed elsewhere is not this answer's cold start."""
     recording = recording_of(sink)
-    recording.routed("fallback", "first arm")
+    recording.routed(Decision(arms=("a", "b"), policy="fallback", reason="first arm"))
     recording.fell_back("a", ModelNotReady("x"))
     assert recording.record.route_reason == "first arm; a: model_not_ready"
