@@ -29,3 +29,8 @@ def new_comparison_id() -> str:
 def new_experiment_id() -> str:
     """`exp-` and a UUIDv7."""
     return f"exp-{uuid7()}"
+
+
+def new_score_id() -> str:
+    """`score-` and a UUIDv7."""
+    return f"score-{uuid7()}"

@@ -57,6 +57,27 @@ class Tokenizing(Protocol):
         """Special tokens and chat template."""
 
 
+class TextTokens(Struct, frozen=True, kw_only=True):
+    """A plain text as a model's tokens, special tokens in it spelled out."""
+
+    token_ids: tuple[int, ...]
+    begins_bytes: tuple[int, ...]
+    """Where each token begins in the UTF-8 text; parts of one character begin together."""
+    start_id: int | None
+    """What the first token is predicted after: beginning of text, else end of text or sequence."""
+    start_token: str | None
+    context_tokens: int
+    """Longest sequence that the model takes."""
+
+
+@runtime_checkable
+class SplitsText(Protocol):
+    """An engine that can tell which bytes of a text each token stands for."""
+
+    async def split(self, text: str) -> TextTokens:
+        """Tokens of a plain text. Raises InvalidRequest or EngineFailed."""
+
+
 class LoadProgress(Struct, frozen=True, kw_only=True):
     """Progress of a load; a count is None where unknown."""
 

@@ -8,7 +8,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from itertools import chain, cycle, repeat
+from itertools import accumulate, chain, cycle, repeat
 from typing import Annotated, Final
 
 import msgspec
@@ -29,7 +29,7 @@ from service.core.events import (
     TokenAlternative,
     TokenLogprob,
 )
-from service.core.ports import MemoryEstimate, TokenizerInfo
+from service.core.ports import MemoryEstimate, TextTokens, TokenizerInfo
 from service.engines.limits import answer_limit, check_prompt, check_sampling, check_tokens
 from service.engines.text.answer_text import AnswerText
 
@@ -169,6 +169,18 @@ class EchoEngine:
     async def tokenizer_info(self) -> TokenizerInfo:
         """All None: it has neither special tokens nor a template."""
         return TokenizerInfo(bos_token=None, eos_token=None, pad_token=None, chat_template=None)
+
+    async def split(self, text: str) -> TextTokens:
+        """Tokens of a text, after the end of sequence."""
+        ids = encode(text)
+        ends = tuple(accumulate(len(piece(id_)) for id_ in ids))
+        return TextTokens(
+            token_ids=tuple(ids),
+            begins_bytes=(0, *ends[:-1]) if ids else (),
+            start_id=EOS,
+            start_token="",
+            context_tokens=self.model.spec.context_tokens,
+        )
 
     async def aclose(self) -> None:
         """Nothing to free."""

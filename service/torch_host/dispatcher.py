@@ -17,7 +17,10 @@ from service.engines.torch.protocol.messages import (
     FromHost,
     Generate,
     LoadModel,
+    Question,
     RequestFailed,
+    SplitIntoTokens,
+    SplitText,
     Text,
     ToHost,
     TokenIds,
@@ -31,7 +34,6 @@ from service.torch_host.loop import EngineLoop
 from service.torch_host.sequence import Sequence
 from service.torch_host.text_threads import TextThreads
 
-Call = Tokenize | Detokenize | DescribeTokenizer
 Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
@@ -77,7 +79,7 @@ class Dispatcher:
                 self._loader.load(message)
             case UnloadModel(model_id=model_id):
                 self._loader.unload(model_id)
-            case Tokenize() | Detokenize() | DescribeTokenizer():
+            case Tokenize() | Detokenize() | DescribeTokenizer() | SplitText():
                 call = self._begin(self._answer(message))
                 self._calls.add(call)
                 call.add_done_callback(self._calls.discard)
@@ -133,7 +135,7 @@ class Dispatcher:
             )
         )
 
-    async def _answer(self, call: Call) -> None:
+    async def _answer(self, call: Question) -> None:
         try:
             hosted = self._loader.find(call.model_id)
             characters = 0
@@ -141,6 +143,8 @@ class Dispatcher:
                 characters = _characters(call.prompt)
             elif isinstance(call, Detokenize):
                 characters = len(call.token_ids)
+            elif isinstance(call, SplitText):
+                characters = len(call.text)
             reply = await self._text.run(
                 partial(_reply, call, hosted), model_id=call.model_id, characters=characters
             )
@@ -170,7 +174,7 @@ def _characters(prompt: Prompt) -> int:
             return sum(len(message.content) for message in messages)
 
 
-def _reply(call: Call, hosted: HostedModel) -> FromHost:
+def _reply(call: Question, hosted: HostedModel) -> FromHost:
     match call:
         case Tokenize(call_id=call_id, prompt=prompt, add_special_tokens=add):
             return TokenIds(call_id, tuple(hosted.codec.encode(prompt, add_special_tokens=add)))
@@ -179,3 +183,6 @@ def _reply(call: Call, hosted: HostedModel) -> FromHost:
             return Text(call_id, hosted.codec.decode(token_ids))
         case DescribeTokenizer(call_id=call_id):
             return Tokenizer(call_id, hosted.codec.info)
+        case SplitText(call_id=call_id, text=text):
+            tokens = hosted.codec.split(text, context_tokens=hosted.context_tokens)
+            return SplitIntoTokens(call_id, tokens)

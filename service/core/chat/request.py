@@ -48,7 +48,7 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     """Model, `model:variant` or route, as the client named it."""
     prompt: Prompt
     sampling: Sampling = Sampling()
-    endpoint: Literal["chat", "completion", "compare", "experiment"] = "chat"
+    endpoint: Literal["chat", "completion", "compare", "experiment", "score"] = "chat"
     stream: bool = False
     echo: bool = False
     """Completions only: return the prompt before the answer, with its logprobs if asked for."""

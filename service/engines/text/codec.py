@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -12,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from service.core.chat import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from service.core.errors import InvalidRequest, ModelNotReady
-from service.core.ports import TokenizerInfo
+from service.core.ports import TextTokens, TokenizerInfo
 from service.engines.text.bound_reader import read_bound
 from service.engines.text.chat_template import CHATML, ChatTemplate, Rendered
 from service.engines.text.text_bound import TextBound
@@ -20,6 +21,8 @@ from service.engines.text.token_bytes import TokenBytes
 
 TemplateChoice = Literal["model", "chatml", "none"]
 CHATML_END: Final = "<|im_end|>"
+END_OF_TEXT: Final = "<|endoftext|>"
+"""Stands between the documents that many models are trained on."""
 
 
 class TextCodec:
@@ -129,6 +132,28 @@ class TextCodec:
                 self._check_length(rendered.plain, context_tokens)
                 return self._encode_rendered(rendered)
 
+    def split(self, text: str, *, context_tokens: int) -> TextTokens:
+        """Tokenize a plain text, its special tokens as text too, and tell where tokens begin."""
+        reader = self._literal_readers[0]
+        encoded = reader.encode_batch([text], add_special_tokens=False)[0]
+        begins = text_begins(text, encoded.offsets)
+        start_id = self._start_id
+        return TextTokens(
+            token_ids=tuple(encoded.ids),
+            begins_bytes=begins,
+            start_id=start_id,
+            start_token=None if start_id is None else self._tokenizer.id_to_token(start_id),
+            context_tokens=context_tokens,
+        )
+
+    @cached_property
+    def _start_id(self) -> int | None:
+        """What the tokenizer puts before a text, else beginning of text, else what ends one."""
+        added = self._tokenizer.encode("").ids
+        named = (self._named.get("bos_token"), END_OF_TEXT, self._named.get("eos_token"))
+        ids = (self._tokenizer.token_to_id(token) for token in named if token)
+        return next((id_ for id_ in (*added[:1], *ids) if id_ is not None), None)
+
     def token_bytes(self, token_id: int) -> bytes:
         """UTF-8 bytes that a token adds to an answer; none for a special token."""
         return b"" if token_id in self._silent else self._bytes[token_id]
@@ -195,6 +220,23 @@ class TextCodec:
         for reader in readers:
             reader.encode_special_tokens = True
         return readers
+
+
+def text_begins(text: str, offsets: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """Byte at which each token begins, from the characters that it covers.
+
+    White space that a tokenizer leaves out of its offsets belongs to the token after it.
+    """
+    positions: Sequence[int] = range(len(text) + 1)
+    if not text.isascii():
+        positions = tuple(accumulate((len(char.encode()) for char in text), initial=0))
+    begins: list[int] = []
+    begin = covered = 0
+    for first, end in offsets:
+        begin = max(begin, min(first, covered))
+        covered = max(covered, end)
+        begins.append(positions[begin])
+    return tuple(begins)
 
 
 def _encode(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool = False) -> list[int]:

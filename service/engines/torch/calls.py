@@ -6,18 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from service.core.errors import EngineFailed, TriptychError
-from service.engines.torch.protocol.messages import (
-    CallFailed,
-    DescribeTokenizer,
-    Detokenize,
-    Text,
-    TokenIds,
-    Tokenize,
-    Tokenizer,
-)
-
-Question = Tokenize | Detokenize | DescribeTokenizer
-Reply = TokenIds | Text | Tokenizer | CallFailed
+from service.engines.torch.protocol.messages import CallFailed, Question, Reply
 
 
 class Calls:

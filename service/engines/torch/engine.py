@@ -12,7 +12,7 @@ from model_registry.spec import ResolvedModel
 from service.core.chat import ChatRequest, Prompt, TextPrompt
 from service.core.errors import EngineFailed, ModelNotReady
 from service.core.events import EngineEvent, Finished, ModelMemory
-from service.core.ports import Liveness, LoadProgress, MemoryEstimate, TokenizerInfo
+from service.core.ports import Liveness, LoadProgress, MemoryEstimate, TextTokens, TokenizerInfo
 from service.core.runtime import ModelRuntime
 from service.engines.torch.device_support import EAGER, check, uncompiled
 from service.engines.torch.host import ModelMessage, TorchHost
@@ -314,6 +314,14 @@ class TorchEngine:
             lambda call_id: wire.DescribeTokenizer(call_id, self.model.id)
         )
         return reply.info
+
+    async def split(self, text: str) -> TextTokens:
+        """Tokens of a plain text, and where they begin."""
+        self._check()
+        reply: wire.SplitIntoTokens = await self._host.calls.ask(
+            lambda call_id: wire.SplitText(call_id, self.model.id, text)
+        )
+        return reply.tokens
 
     def _check_length(self, prompt: Prompt) -> None:
         """Refuse a text that cannot fit the context before the host tokenizes it."""

@@ -274,7 +274,13 @@ class TorchHost:
                 self.streams.deliver(
                     request_id, error_named(message.code, message.message, message.param)
                 )
-            case wire.TokenIds() | wire.Text() | wire.Tokenizer() | wire.CallFailed():
+            case (
+                wire.TokenIds()
+                | wire.Text()
+                | wire.Tokenizer()
+                | wire.SplitIntoTokens()
+                | wire.CallFailed()
+            ):
                 self.calls.answer(message)
             case wire.Hello() | wire.Heartbeat():
                 pass  # of the process, which takes them itself

@@ -5,13 +5,13 @@ import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from model_registry.spec import ResolvedModel
 from service.core.chat import ChatPrompt, ChatRequest, Prompt, TextPrompt, TokenPrompt
 from service.core.errors import EngineDied, EngineFailed, InvalidRequest
 from service.core.events import Delta, EngineEvent, ModelMemory
-from service.core.ports import Liveness, LoadProgress, MemoryEstimate, TokenizerInfo
+from service.core.ports import Liveness, LoadProgress, MemoryEstimate, TextTokens, TokenizerInfo
 from service.core.process_memory import family
 from service.engines.limits import answer_limit
 from service.engines.openai.engine import OpenAiEngine
@@ -21,6 +21,9 @@ from service.engines.vllm.command import VllmOptions, context_tokens
 from service.engines.vllm.memory_estimate import memory_estimate
 from service.engines.vllm.plan import VllmPlan, make_plan
 from service.engines.vllm.server import VllmServer
+
+if TYPE_CHECKING:
+    from service.engines.text.codec import TextCodec
 
 NOTICE_S: Final = 2.0
 """Time that a request which lost its server waits for the reason."""
@@ -47,6 +50,7 @@ class VllmEngine:
         self._supervisor = Supervisor(
             f"{model.id}: vLLM", self._new_server, on_ready=self._on_ready, on_lost=self._on_lost
         )
+        self._text: TextCodec | None = None
         self._lost = asyncio.Event()
         self._progress: LoadProgress | None = None
         self._start_s = 0.0
@@ -285,12 +289,23 @@ class VllmEngine:
 
     async def tokenizer_info(self) -> TokenizerInfo:
         """Special tokens and chat template, read from the model's files."""
-        from service.engines.text.codec import TextCodec
+        return (await self._codec()).info
 
-        codec = await asyncio.to_thread(
-            TextCodec.open, Path(self.model.path), self.model.spec.chat_template
-        )
-        return codec.info
+    async def split(self, text: str) -> TextTokens:
+        """Tokens of a plain text, and where they begin, read by the model's own files."""
+        codec = await self._codec()
+        # vLLM samples a token even where only the prompt's scores are asked for.
+        context = context_tokens(self.model, self._options) - 1
+        return await asyncio.to_thread(codec.split, text, context_tokens=context)
+
+    async def _codec(self) -> "TextCodec":
+        if self._text is None:
+            from service.engines.text.codec import TextCodec
+
+            self._text = await asyncio.to_thread(
+                TextCodec.open, Path(self.model.path), self.model.spec.chat_template
+            )
+        return self._text
 
 
 def _most_tokens(prompt: Prompt) -> int:

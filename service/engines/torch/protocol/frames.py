@@ -14,6 +14,7 @@ from service.engines.torch.protocol.messages import (
     FromHost,
     PromptScores,
     RequestFailed,
+    SplitIntoTokens,
     Text,
     ToHost,
     TokenIds,
@@ -49,7 +50,7 @@ def _reduced(message: FromHost, error: FrameTooLarge) -> Iterator[FromHost]:
         case Events(items=items):
             for item in items:
                 yield Events((item,))
-        case TokenIds() | Text() | Tokenizer():
+        case TokenIds() | Text() | Tokenizer() | SplitIntoTokens():
             yield CallFailed(message.call_id, InvalidRequest.code, reason)
         case _:
             raise error

@@ -13,7 +13,7 @@ from msgspec import Struct
 from model_registry.spec import ResolvedModel
 from service.core.chat import ChatRequest, Prompt
 from service.core.events import EngineEvent, ModelBuild, ModelMemory, TokenLogprob
-from service.core.ports import TokenizerInfo
+from service.core.ports import TextTokens, TokenizerInfo
 from service.engines.text.text_bound import TextBound
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
@@ -82,7 +82,18 @@ class DescribeTokenizer(Struct, frozen=True, tag="describe_tokenizer"):
     model_id: str
 
 
-ToHost = LoadModel | UnloadModel | Generate | Cancel | Tokenize | Detokenize | DescribeTokenizer
+class SplitText(Struct, frozen=True, tag="split_text"):
+    """Answered by SplitIntoTokens or CallFailed."""
+
+    call_id: int
+    model_id: str
+    text: str
+
+
+Question = Tokenize | Detokenize | DescribeTokenizer | SplitText
+"""Calls that get one reply each."""
+
+ToHost = LoadModel | UnloadModel | Generate | Cancel | Question
 
 
 class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
@@ -216,6 +227,13 @@ class Tokenizer(Struct, frozen=True, tag="tokenizer"):
     info: TokenizerInfo
 
 
+class SplitIntoTokens(Struct, frozen=True, tag="split_into_tokens"):
+    """Answers SplitText."""
+
+    call_id: int
+    tokens: TextTokens
+
+
 class CallFailed(Struct, frozen=True, tag="call_failed"):
     """A call ends with an error; `code` is one of `service.core.errors`."""
 
@@ -224,6 +242,9 @@ class CallFailed(Struct, frozen=True, tag="call_failed"):
     message: str
     param: str | None = None
 
+
+Reply = TokenIds | Text | Tokenizer | SplitIntoTokens | CallFailed
+"""Answers of calls."""
 
 FromHost = (
     Hello
@@ -236,10 +257,7 @@ FromHost = (
     | PromptScores
     | RequestFailed
     | MemoryReport
-    | TokenIds
-    | Text
-    | Tokenizer
-    | CallFailed
+    | Reply
 )
 
 _encoder = msgspec.msgpack.Encoder()

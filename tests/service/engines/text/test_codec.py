@@ -305,3 +305,41 @@ def test_an_unknown_decoder_is_refused():
 
     with pytest.raises(ModelNotReady, match="WordPiece"):
         TextCodec(tokenizer, named={}, template=None, eos_ids=())
+
+
+@given(text=st.text(st.sampled_from("he llo t\n€😀<|im_end|>"), min_size=1, max_size=40))
+@settings(deadline=None)
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_split_text_begins_and_covers_every_byte(tmp_path_factory, kind, text):
+    """Tokens begin at 0, in order, and within the text; none is a special token."""
+    codec = SPLITTERS.get(kind) or SPLITTERS.setdefault(
+        kind,
+        TextCodec.open(
+            tiny_text.write(tmp_path_factory.mktemp("split"), TOKENIZERS[kind]()), "model"
+        ),
+    )
+    split = codec.split(text, context_tokens=9)
+    assert len(split.token_ids) == len(split.begins_bytes) > 0
+    assert split.begins_bytes[0] == 0
+    assert list(split.begins_bytes) == sorted(split.begins_bytes)
+    assert split.begins_bytes[-1] < len(text.encode())
+    assert codec.decode(split.token_ids).lstrip(" ") == text.lstrip(" ")
+    assert b"" not in map(codec.token_bytes, split.token_ids)
+
+
+SPLITTERS = {}
+
+
+def test_a_split_byte_level_text_tells_the_bytes_of_each_token(codec, reference):
+    """Between two begins lie the bytes that the token spells, with the space before them."""
+    text = "hello the end €!"
+    split = codec.split(text, context_tokens=9)
+    ends = [*split.begins_bytes[1:], len(text.encode())]
+    pieces = [
+        text.encode()[begin:end]
+        for begin, end in zip(split.begins_bytes, ends, strict=True)
+        if end > begin
+    ]
+    assert b"".join(pieces) == text.encode()
+    assert b" the" in pieces or b" t" in pieces
+    assert (split.start_token, split.context_tokens) == ("<s>", 9)

@@ -1,0 +1,1 @@
+"""Scores as values, and the windows that texts are scored in."""
