@@ -39,6 +39,7 @@ from service.serving.requests.compare import CompareService
 from service.serving.requests.recorder import Recorder
 from service.serving.routes.router import Router
 from service.serving.routes.table import RouteTable
+from service.serving.scores.service import ScoreService
 from service.settings import Settings
 from service.storage import open_store
 from service.storage.folder_lock import FolderLock
@@ -161,6 +162,7 @@ def create_application(settings: Settings) -> Application:
         chat=chat,
         routes=routes,
         compare=CompareService(chat, enabled=compare.enabled, max_wait_s=compare.max_wait_s),
+        scores=ScoreService(chat),
         reports=reports,
         sink=writer,
         writer_stats=writer.stats,

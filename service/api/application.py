@@ -36,6 +36,7 @@ from service.api.operations import (
 )
 from service.api.records import record_handlers
 from service.api.request_id import add_request_id
+from service.api.score.routes import create_score
 from service.api.services import Services
 from service.api.tokenizer import describe_tokenizer, detokenize, tokenize
 
@@ -43,6 +44,7 @@ ROUTES: list[ControllerRouterHandler] = [
     create_chat_completion,
     create_completion,
     create_comparison,
+    create_score,
     list_models,
     get_model,
     get_owned_model,

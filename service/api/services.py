@@ -14,6 +14,7 @@ from service.serving.records.report import Reports
 from service.serving.requests.chat import ChatService
 from service.serving.requests.compare import CompareService
 from service.serving.routes.table import RouteTable
+from service.serving.scores.service import ScoreService
 from service.settings import Settings
 
 
@@ -26,6 +27,7 @@ class Services:
     chat: ChatService
     routes: RouteTable
     compare: CompareService
+    scores: ScoreService
     reports: Reports
     sink: RecordSink
     writer_stats: Callable[[], WriterStats]

@@ -16,6 +16,7 @@ class LazyGroup(click.Group):
         "compare": "service.cli.compare.command",
         "models": "service.cli.models.command",
         "quantize": "service.cli.quantize",
+        "score": "service.cli.score",
         "serve": "service.cli.serve",
         "top": "service.cli.top.command",
     }
