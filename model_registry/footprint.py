@@ -5,7 +5,6 @@ What is counted is what transformers 5.23 holds (`cache_utils.py`): the keys and
 `LinearAttentionLayer`.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,6 +53,13 @@ class StateGrowth(Struct, frozen=True, kw_only=True):
         """Bytes of keys and values of a sequence of *tokens* tokens."""
         return self.token_bytes * tokens + sum(
             token_bytes * min(tokens, kept_tokens) for token_bytes, kept_tokens in self.windows
+        )
+
+    def kv_bytes_summed(self, first: int, end: int) -> int:
+        """Sum of `kv_bytes` of the lengths from *first* to before *end*, in tokens."""
+        return self.token_bytes * (_up_to(end) - _up_to(first)) + sum(
+            token_bytes * (_up_to(end, kept_tokens) - _up_to(first, kept_tokens))
+            for token_bytes, kept_tokens in self.windows
         )
 
 
@@ -130,6 +136,13 @@ def predict(
     )
 
 
+def _up_to(end: int, most: int | None = None) -> int:
+    """Sum of the numbers below *end*, each cut to *most*."""
+    if most is None or end <= most:
+        return end * (end - 1) // 2
+    return most * (most - 1) // 2 + (end - most) * most
+
+
 def _kv_elements(layer: Layer, context_tokens: int) -> int:
     attention = layer.attention
     assert attention is not None
@@ -140,9 +153,7 @@ def _kv_elements(layer: Layer, context_tokens: int) -> int:
 
 
 def _state_elements(layer: Layer) -> int:
-    if layer.recurrent is None or not layer.recurrent.state_shape:
-        return 0
-    return math.prod(layer.recurrent.state_shape)
+    return layer.recurrent.state_elements if layer.recurrent else 0
 
 
 def _conv_elements(layer: Layer) -> int:

@@ -1,15 +1,27 @@
-"""Recurrent mixers that several types share: parameter counts and state shapes.
+"""Recurrent mixers that several types share: weights, state shapes and recurrences.
 
 Read from the modules that transformers 5.23 builds, as in `modules.py`.
 """
 
 import math
+from typing import Final
 
 from msgspec import Struct
 
 from model_registry.architecture.config_reader import ConfigReader
-from model_registry.architecture.layers import Recurrent
+from model_registry.architecture.layers import Recurrent, Weights
 from model_registry.architecture.modules import linear
+
+# Multiplications and additions for one element of the state h and one token. What is computed once
+# a channel or a head (x times its time step, the decay of a head) is not counted.
+
+MAMBA1_FLOPS: Final = 6
+"""Δ·A, decay·h, (Δx)·B, their sum, and C·h with its sum (arXiv 2312.00752, equations 2 and 4)."""
+MAMBA2_FLOPS: Final = 5
+"""As Mamba-1, but one decay for a whole head (arXiv 2405.21060, equation 1 with scalar A)."""
+DELTA_RULE_FLOPS: Final = 7
+"""decay·S, kᵀS with its sum, k⊗β(v − kᵀS), their sum, qᵀS with its sum (arXiv 2412.06464,
+equation 10)."""
 
 
 def time_step_rank(config: ConfigReader, name: str, hidden: int) -> int:
@@ -30,7 +42,7 @@ class Mamba1(Struct, frozen=True, kw_only=True):
     conv_bias: bool
     projection_bias: bool
 
-    def parameters(self) -> int:
+    def weights(self) -> Weights:
         """A and D, convolution, the four projections."""
         return (
             self.inner * self.state
@@ -48,7 +60,9 @@ class Mamba1(Struct, frozen=True, kw_only=True):
         return Recurrent(
             conv_channels=self.inner,
             conv_columns=self.conv,
+            conv_taps=self.conv,
             state_shape=(self.inner, self.state),
+            element_flops=MAMBA1_FLOPS,
         )
 
 
@@ -96,7 +110,7 @@ class Mamba2(Struct, frozen=True, kw_only=True):
         """The convolution runs over x and over B and C of each group."""
         return self.inner + 2 * self.groups * self.state
 
-    def parameters(self) -> int:
+    def weights(self) -> Weights:
         """A, D and dt bias per head; convolution; one input projection for z, x, B, C, dt."""
         return (
             3 * self.heads
@@ -112,7 +126,9 @@ class Mamba2(Struct, frozen=True, kw_only=True):
         return Recurrent(
             conv_channels=self.conv_channels,
             conv_columns=self.conv,
+            conv_taps=self.conv,
             state_shape=(self.heads, self.head_dim, self.state),
+            element_flops=MAMBA2_FLOPS,
         )
 
 
@@ -131,7 +147,7 @@ class GatedDeltaNet(Struct, frozen=True, kw_only=True):
         """The convolution runs over Q, K and V."""
         return 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
 
-    def parameters(self) -> int:
+    def weights(self) -> Weights:
         """A and dt bias per head; convolution; rows for Q, K, V, gate, beta and decay; norm."""
         values = self.value_heads * self.value_dim
         return (
@@ -147,5 +163,7 @@ class GatedDeltaNet(Struct, frozen=True, kw_only=True):
         return Recurrent(
             conv_channels=self.conv_channels,
             conv_columns=self.conv,
+            conv_taps=self.conv,
             state_shape=(self.value_heads, self.key_dim, self.value_dim),
+            element_flops=DELTA_RULE_FLOPS,
         )

@@ -1,7 +1,7 @@
 """RecurrentGemma: RG-LRU layers with window attention; sized for planning, served by no engine."""
 
 from model_registry.architecture.config_reader import ConfigReader
-from model_registry.architecture.layers import Layer, LayerMix, Recurrent
+from model_registry.architecture.layers import Layer, LayerMix, Recurrent, Weights
 from model_registry.architecture.modules import (
     AttentionHeads,
     attention_layer,
@@ -19,22 +19,28 @@ def read_recurrent_gemma(config: ConfigReader) -> LayerMix:
     columns = config.size("conv1d_width", default=4)
     inner = config.quotient(config.size("intermediate_size"), 2, "intermediate_size")
     outside = gated_mlp(hidden, inner, bias=True) + 2 * hidden
-    gates = 2 * (width * (width // heads.heads) + width)
+    gates = 2 * Weights(matrices=width * (width // heads.heads), vectors=width)
     recurrent = Layer(
         kinds=("ssm",),
-        parameters=outside
+        weights=outside
         + 2 * linear(hidden, width, bias=True)
         + linear(width, hidden, bias=True)
         + width * columns
         + width
         + width
         + gates,
-        recurrent=Recurrent(conv_channels=width, conv_columns=columns - 1, state_shape=(width,)),
+        recurrent=Recurrent(
+            conv_channels=width,
+            conv_columns=columns - 1,
+            conv_taps=columns,
+            state_shape=(width,),
+            element_flops=3,  # decay·h, the input's gate times its value, their sum (equation 4)
+        ),
     )
     attention = attention_layer(
         heads.cache(config.size("attention_window_size", "sliding_window", default=2048)),
         outside
-        + heads.parameters(bias=config.flag("attention_bias", default=False), output_bias=True),
+        + heads.weights(bias=config.flag("attention_bias", default=False), output_bias=True),
     )
     pattern = config.words("block_types") or ["recurrent", "recurrent", "attention"]
     return LayerMix(
@@ -43,7 +49,8 @@ def read_recurrent_gemma(config: ConfigReader) -> LayerMix:
             attention if pattern[index % len(pattern)] == "attention" else recurrent
             for index in range(config.layers())
         ),
-        shared_parameters=embeddings(config, tied=True) + hidden,
+        embeddings=embeddings(config, tied=True),
+        norm=hidden,
         servable=False,
         refusal=(
             "recurrent_gemma cannot be served: transformers keeps its recurrent state on the "

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from model_registry.architecture.config_reader import ConfigReader
-from model_registry.architecture.layers import Layer, LayerMix
+from model_registry.architecture.layers import Layer, LayerMix, Weights
 from model_registry.architecture.mixers import Mamba2
 from model_registry.architecture.modules import (
     AttentionHeads,
@@ -20,14 +20,12 @@ def alternating(
     kinds: Sequence[str],
     heads: AttentionHeads,
     mixer: Mamba2,
-    outside: int,
+    outside: Weights,
 ) -> tuple[Layer, ...]:
-    """Layers of either attention or Mamba-2, each with *outside* parameters of norms and MLP."""
+    """Layers of either attention or Mamba-2, each with *outside* weights of norms and MLP."""
     bias = config.flag("attention_bias", default=False)
-    attention = attention_layer(heads.cache(), outside + heads.parameters(bias=bias))
-    recurrent = Layer(
-        kinds=("ssm",), parameters=outside + mixer.parameters(), recurrent=mixer.cache()
-    )
+    attention = attention_layer(heads.cache(), outside + heads.weights(bias=bias))
+    recurrent = Layer(kinds=("ssm",), weights=outside + mixer.weights(), recurrent=mixer.cache())
     return tuple(attention if kind == "full_attention" else recurrent for kind in kinds)
 
 
@@ -46,5 +44,6 @@ def read_bamba(config: ConfigReader) -> LayerMix:
     return LayerMix(
         model_type=config.model_type,
         layers=alternating(config, kinds, heads, Mamba2.of(config), outside),
-        shared_parameters=embeddings(config, tied=False) + heads.hidden,
+        embeddings=embeddings(config, tied=False),
+        norm=heads.hidden,
     )

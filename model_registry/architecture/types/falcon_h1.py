@@ -13,11 +13,10 @@ def read_falcon_h1(config: ConfigReader) -> LayerMix:
     norm = config.flag("mamba_rms_norm", default=False)
     mixer = Mamba2.of(config, norm=norm, inner=config.optional_size("mamba_d_ssm"))
     out_bias = config.flag("projectors_bias", default=False)
-    parameters = (
-        heads.parameters(bias=config.flag("attention_bias", default=False))
-        + mixer.parameters()
-        + (hidden if out_bias else 0)
-        - (hidden if mixer.out_bias else 0)
+    weights = (
+        heads.weights(bias=config.flag("attention_bias", default=False))
+        + mixer.weights()
+        + ((hidden if out_bias else 0) - (hidden if mixer.out_bias else 0))
         + gated_mlp(
             hidden,
             config.size("intermediate_size"),
@@ -27,12 +26,13 @@ def read_falcon_h1(config: ConfigReader) -> LayerMix:
     )
     layer = Layer(
         kinds=("ssm", "full_attention"),
-        parameters=parameters,
+        weights=weights,
         attention=heads.cache(),
         recurrent=mixer.cache(),
     )
     return LayerMix(
         model_type=config.model_type,
         layers=(layer,) * config.layers(),
-        shared_parameters=embeddings(config, tied=False) + hidden,
+        embeddings=embeddings(config, tied=False),
+        norm=hidden,
     )

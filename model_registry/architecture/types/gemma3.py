@@ -20,15 +20,15 @@ def read_gemma3(config: ConfigReader) -> LayerMix:
         "sliding_attention" if (index + 1) % period else "full_attention"
         for index in range(config.layers())
     ]
-    parameters = (
-        heads.parameters(bias=config.flag("attention_bias", default=False))
+    weights = (
+        heads.weights(bias=config.flag("attention_bias", default=False))
         + 2 * heads.head_dim
         + gated_mlp(heads.hidden, config.size("intermediate_size"))
         + 4 * heads.hidden
     )
-    shared = embeddings(config, tied=True) + heads.hidden
     return LayerMix(
         model_type=config.model_type,
-        layers=attention_layers(config, kinds, heads, parameters),
-        shared_parameters=shared,
+        layers=attention_layers(config, kinds, heads, weights),
+        embeddings=embeddings(config, tied=True),
+        norm=heads.hidden,
     )

@@ -15,9 +15,15 @@ def read_granite(config: ConfigReader) -> LayerMix:
         kinds = ["linear_attention"] * config.layers()
     outside = 2 * heads.hidden + gated_mlp(heads.hidden, config.size("shared_intermediate_size"))
     if experts := config.count("num_local_experts", default=8):
-        outside += gated_experts(heads.hidden, config.size("intermediate_size"), experts)
+        outside += gated_experts(
+            heads.hidden,
+            config.size("intermediate_size"),
+            experts=experts,
+            active=config.count("num_experts_per_tok", default=2),
+        )
     return LayerMix(
         model_type=config.model_type,
         layers=alternating(config, kinds, heads, Mamba2.of(config), outside),
-        shared_parameters=embeddings(config, tied=False) + heads.hidden,
+        embeddings=embeddings(config, tied=False),
+        norm=heads.hidden,
     )

@@ -28,20 +28,23 @@ def read_jamba(config: ConfigReader) -> LayerMix:
     norms_in_mixer = mixer.rank + 2 * mixer.state
     experts = config.count("num_experts", "num_local_experts", default=16)
     inner = config.size("intermediate_size")
+    moe = gated_experts(
+        hidden, inner, experts=experts, active=config.size("num_experts_per_tok", default=2)
+    )
     layers = []
     for index in range(config.layers()):
         routed = experts > 1 and _falls_on(config, "expert_layer", index, period=2, offset=1)
-        outside = 2 * hidden
-        outside += gated_experts(hidden, inner, experts) if routed else gated_mlp(hidden, inner)
+        outside = 2 * hidden + (moe if routed else gated_mlp(hidden, inner))
         if _falls_on(config, "attn_layer", index, period=8, offset=4):
-            layers.append(attention_layer(heads.cache(), outside + heads.parameters()))
+            layers.append(attention_layer(heads.cache(), outside + heads.weights()))
         else:
-            parameters = outside + mixer.parameters() + norms_in_mixer
-            layers.append(Layer(kinds=("ssm",), parameters=parameters, recurrent=mixer.cache()))
+            weights = outside + mixer.weights() + norms_in_mixer
+            layers.append(Layer(kinds=("ssm",), weights=weights, recurrent=mixer.cache()))
     return LayerMix(
         model_type=config.model_type,
         layers=tuple(layers),
-        shared_parameters=embeddings(config, tied=False) + hidden,
+        embeddings=embeddings(config, tied=False),
+        norm=hidden,
     )
 
 

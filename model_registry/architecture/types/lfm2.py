@@ -41,17 +41,18 @@ def read_lfm2(config: ConfigReader) -> LayerMix:
     bias = config.flag("conv_bias", default=False)
     conv = Layer(
         kinds=("conv",),
-        parameters=outside
+        weights=outside
         + hidden * columns
         + (hidden if bias else 0)
         + linear(hidden, 3 * hidden, bias=bias)
         + linear(hidden, hidden, bias=bias),
-        recurrent=Recurrent(conv_channels=hidden, conv_columns=columns),
+        recurrent=Recurrent(conv_channels=hidden, conv_columns=columns, conv_taps=columns),
     )
-    attention = attention_layer(heads.cache(), outside + heads.parameters() + 2 * heads.head_dim)
+    attention = attention_layer(heads.cache(), outside + heads.weights() + 2 * heads.head_dim)
     tied = config.flag("tie_embedding", default=True)
     return LayerMix(
         model_type=config.model_type,
         layers=tuple(attention if kind == "full_attention" else conv for kind in kinds),
-        shared_parameters=embeddings(config, tied=tied) + hidden,
+        embeddings=embeddings(config, tied=tied),
+        norm=hidden,
     )

@@ -16,8 +16,8 @@ _KINDS = frozenset({"full_attention", "sliding_attention"})
 def read_llama(config: ConfigReader) -> LayerMix:
     """Attention and gated MLP, two norms; no window."""
     heads = AttentionHeads.of(config)
-    parameters = (
-        heads.parameters(bias=config.flag("attention_bias", default=False))
+    weights = (
+        heads.weights(bias=config.flag("attention_bias", default=False))
         + gated_mlp(
             heads.hidden,
             config.size("intermediate_size"),
@@ -27,8 +27,9 @@ def read_llama(config: ConfigReader) -> LayerMix:
     )
     return LayerMix(
         model_type=config.model_type,
-        layers=(attention_layer(heads.cache(), parameters),) * config.layers(),
-        shared_parameters=embeddings(config, tied=False) + heads.hidden,
+        layers=(attention_layer(heads.cache(), weights),) * config.layers(),
+        embeddings=embeddings(config, tied=False),
+        norm=heads.hidden,
     )
 
 
@@ -46,31 +47,31 @@ def _qwen_kinds(config: ConfigReader) -> list[str]:
 def read_qwen2(config: ConfigReader) -> LayerMix:
     """As Llama, with biases on Q, K and V."""
     heads = AttentionHeads.of(config)
-    parameters = (
-        heads.parameters(bias=True, output_bias=False)
+    weights = (
+        heads.weights(bias=True, output_bias=False)
         + gated_mlp(heads.hidden, config.size("intermediate_size"))
         + 2 * heads.hidden
     )
-    shared = embeddings(config, tied=False) + heads.hidden
     return LayerMix(
         model_type=config.model_type,
-        layers=attention_layers(config, _qwen_kinds(config), heads, parameters),
-        shared_parameters=shared,
+        layers=attention_layers(config, _qwen_kinds(config), heads, weights),
+        embeddings=embeddings(config, tied=False),
+        norm=heads.hidden,
     )
 
 
 def read_qwen3(config: ConfigReader) -> LayerMix:
     """As Llama, with Q and K normed; heads of 128 unless told otherwise."""
     heads = AttentionHeads.of(config, head_dim=config.size("head_dim", default=128))
-    parameters = (
-        heads.parameters(bias=config.flag("attention_bias", default=False))
+    weights = (
+        heads.weights(bias=config.flag("attention_bias", default=False))
         + 2 * heads.head_dim
         + gated_mlp(heads.hidden, config.size("intermediate_size"))
         + 2 * heads.hidden
     )
-    shared = embeddings(config, tied=False) + heads.hidden
     return LayerMix(
         model_type=config.model_type,
-        layers=attention_layers(config, _qwen_kinds(config), heads, parameters),
-        shared_parameters=shared,
+        layers=attention_layers(config, _qwen_kinds(config), heads, weights),
+        embeddings=embeddings(config, tied=False),
+        norm=heads.hidden,
     )

@@ -53,9 +53,10 @@ def read_mamba(config: ConfigReader) -> LayerMix:
         conv_bias=config.flag("use_conv_bias", default=True),
         projection_bias=config.flag("use_bias", default=False),
     )
-    layer = Layer(kinds=("ssm",), parameters=mixer.parameters() + hidden, recurrent=mixer.cache())
+    layer = Layer(kinds=("ssm",), weights=mixer.weights() + hidden, recurrent=mixer.cache())
     return LayerMix(
         model_type=config.model_type,
         layers=(layer,) * config.layers(),
-        shared_parameters=embeddings(config, tied=True) + hidden,
+        embeddings=embeddings(config, tied=True),
+        norm=hidden,
     )

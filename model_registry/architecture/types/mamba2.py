@@ -24,9 +24,10 @@ def read_mamba2(config: ConfigReader) -> LayerMix:
     )
     if mixer.inner != config.size("expand", default=2) * hidden:
         config.refuse("expand", f"times {hidden} is not {mixer.heads} heads of {mixer.head_dim}")
-    layer = Layer(kinds=("ssm",), parameters=mixer.parameters() + hidden, recurrent=mixer.cache())
+    layer = Layer(kinds=("ssm",), weights=mixer.weights() + hidden, recurrent=mixer.cache())
     return LayerMix(
         model_type=config.model_type,
         layers=(layer,) * config.layers(),
-        shared_parameters=embeddings(config, tied=False) + hidden,
+        embeddings=embeddings(config, tied=False),
+        norm=hidden,
     )

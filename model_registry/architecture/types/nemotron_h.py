@@ -1,9 +1,15 @@
 """Nemotron-H: one mixer per layer: Mamba-2, attention, MLP or experts."""
 
 from model_registry.architecture.config_reader import MOST_LAYERS, ConfigReader
-from model_registry.architecture.layers import Layer, LayerMix
+from model_registry.architecture.layers import Embeddings, Layer, LayerMix, Weights
 from model_registry.architecture.mixers import Mamba2
-from model_registry.architecture.modules import AttentionHeads, attention_layer, linear, plain_mlp
+from model_registry.architecture.modules import (
+    AttentionHeads,
+    attention_layer,
+    linear,
+    plain_mlp,
+    routed,
+)
 
 _PATTERN = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "moe"}
 _KINDS = frozenset(_PATTERN.values())
@@ -22,15 +28,18 @@ def _nemotron_kinds(config: ConfigReader) -> list[str]:
     return kinds
 
 
-def _nemotron_experts(config: ConfigReader, hidden: int) -> int:
+def _nemotron_experts(config: ConfigReader, hidden: int) -> Weights:
     """Router, plain experts (in a narrower space with `moe_latent_size`), a shared expert."""
     bias = config.flag("mlp_bias", default=False)
     experts = config.size("n_routed_experts", "num_local_experts")
     latent = config.optional_size("moe_latent_size")
     expert = plain_mlp(latent or hidden, config.size("moe_intermediate_size"))
     shared = plain_mlp(hidden, config.count("moe_shared_expert_intermediate_size"), bias=bias)
-    around = 0 if latent is None else plain_mlp(hidden, latent, bias=bias)
-    return linear(hidden, experts) + experts * expert + shared + around
+    around = Weights() if latent is None else plain_mlp(hidden, latent, bias=bias)
+    active = config.size("num_experts_per_tok", default=2)
+    return (
+        linear(hidden, experts) + routed(expert, experts=experts, active=active) + shared + around
+    )
 
 
 def read_nemotron_h(config: ConfigReader) -> LayerMix:
@@ -57,12 +66,12 @@ def read_nemotron_h(config: ConfigReader) -> LayerMix:
             layers.append(
                 Layer(
                     kinds=("ssm",),
-                    parameters=mixer.parameters() + hidden,
+                    weights=mixer.weights() + hidden,
                     recurrent=mixer.cache(),
                 )
             )
         elif kind == "full_attention":
-            layers.append(attention_layer(heads.cache(), heads.parameters() + hidden))
+            layers.append(attention_layer(heads.cache(), heads.weights() + hidden))
         else:
             inside = (
                 plain_mlp(
@@ -73,10 +82,10 @@ def read_nemotron_h(config: ConfigReader) -> LayerMix:
                 if kind == "mlp"
                 else _nemotron_experts(config, hidden)
             )
-            layers.append(Layer(kinds=("mlp",), parameters=inside + hidden))
-    vocabulary = config.size("vocab_size")
+            layers.append(Layer(kinds=("mlp",), weights=inside + hidden))
     return LayerMix(
         model_type=config.model_type,
         layers=tuple(layers),
-        shared_parameters=2 * vocabulary * hidden + hidden,
+        embeddings=Embeddings(hidden=hidden, vocabulary=config.size("vocab_size"), tied=False),
+        norm=hidden,
     )

@@ -1,7 +1,7 @@
 """Phi-3: Llama with joined projections, possibly with a window in all layers."""
 
 from model_registry.architecture.config_reader import ConfigReader
-from model_registry.architecture.layers import LayerMix
+from model_registry.architecture.layers import Embeddings, LayerMix, Weights
 from model_registry.architecture.modules import (
     AttentionHeads,
     attention_layer,
@@ -17,22 +17,25 @@ def _window(config: ConfigReader) -> int | None:
     return None if window is None or (context is not None and window >= context) else window
 
 
-def uniform(config: ConfigReader, heads: AttentionHeads, parameters: int, shared: int) -> LayerMix:
+def uniform(
+    config: ConfigReader, heads: AttentionHeads, weights: Weights, around: Embeddings, *, norm: int
+) -> LayerMix:
     """Equal attention layers, with a window if the config has one."""
-    layer = attention_layer(heads.cache(_window(config)), parameters)
+    layer = attention_layer(heads.cache(_window(config)), weights)
     return LayerMix(
         model_type=config.model_type,
         layers=(layer,) * config.layers(),
-        shared_parameters=shared,
+        embeddings=around,
+        norm=norm,
     )
 
 
 def read_phi3(config: ConfigReader) -> LayerMix:
     """As Llama with joined projections, which count the same; possibly a window in all layers."""
     heads = AttentionHeads.of(config)
-    parameters = (
-        heads.parameters()
+    weights = (
+        heads.weights()
         + gated_mlp(heads.hidden, config.size("intermediate_size"))
         + 2 * heads.hidden
     )
-    return uniform(config, heads, parameters, embeddings(config, tied=False) + heads.hidden)
+    return uniform(config, heads, weights, embeddings(config, tied=False), norm=heads.hidden)

@@ -9,12 +9,15 @@ from model_registry.architecture.types.phi3 import uniform
 def read_phimoe(config: ConfigReader) -> LayerMix:
     """Experts in place of the MLP; layer norms with bias."""
     heads = AttentionHeads.of(config)
-    parameters = (
-        heads.parameters(bias=config.flag("attention_bias", default=False))
+    weights = (
+        heads.weights(bias=config.flag("attention_bias", default=False))
         + gated_experts(
-            heads.hidden, config.size("intermediate_size"), config.size("num_local_experts")
+            heads.hidden,
+            config.size("intermediate_size"),
+            experts=config.size("num_local_experts"),
+            active=config.size("num_experts_per_tok", default=2),
         )
         + 4 * heads.hidden
     )
-    shared = embeddings(config, tied=False, head_bias=config.flag("lm_head_bias", default=False))
-    return uniform(config, heads, parameters, shared + 2 * heads.hidden)
+    around = embeddings(config, tied=False, head_bias=config.flag("lm_head_bias", default=False))
+    return uniform(config, heads, weights, around, norm=2 * heads.hidden)

@@ -1,7 +1,7 @@
 """Qwen3-Next and the text model of Qwen3.5: gated delta rule, every fourth layer attention."""
 
 from model_registry.architecture.config_reader import ConfigReader
-from model_registry.architecture.layers import Layer, LayerMix
+from model_registry.architecture.layers import Layer, LayerMix, Weights
 from model_registry.architecture.mixers import GatedDeltaNet
 from model_registry.architecture.modules import (
     AttentionHeads,
@@ -33,7 +33,7 @@ def read_qwen3_next(config: ConfigReader) -> LayerMix:
         for index in range(config.layers())
     ]
     bias = config.flag("attention_bias", default=False)
-    attention = heads.parameters(bias=bias, query_factor=2) + 2 * heads.head_dim
+    attention = heads.weights(bias=bias, query_factor=2) + 2 * heads.head_dim
     layers = []
     for index, kind in enumerate(kinds):
         outside = 2 * hidden + _qwen3_next_mlp(config, hidden, index)
@@ -43,18 +43,19 @@ def read_qwen3_next(config: ConfigReader) -> LayerMix:
             layers.append(
                 Layer(
                     kinds=("ssm",),
-                    parameters=outside + mixer.parameters(),
+                    weights=outside + mixer.weights(),
                     recurrent=mixer.cache(),
                 )
             )
     return LayerMix(
         model_type=config.model_type,
         layers=tuple(layers),
-        shared_parameters=embeddings(config, tied=False) + hidden,
+        embeddings=embeddings(config, tied=False),
+        norm=hidden,
     )
 
 
-def _qwen3_next_mlp(config: ConfigReader, hidden: int, index: int) -> int:
+def _qwen3_next_mlp(config: ConfigReader, hidden: int, index: int) -> Weights:
     """Experts with a gated shared one, or a plain MLP; Qwen3.5's text model has no experts."""
     dense = config.model_type == "qwen3_5_text"
     experts = 0 if dense else config.count("num_experts", default=512)
@@ -62,7 +63,12 @@ def _qwen3_next_mlp(config: ConfigReader, hidden: int, index: int) -> int:
     if not experts or index in config.indices("mlp_only_layers") or (index + 1) % step:
         return gated_mlp(hidden, config.size("intermediate_size"))
     return (
-        gated_experts(hidden, config.size("moe_intermediate_size"), experts)
+        gated_experts(
+            hidden,
+            config.size("moe_intermediate_size"),
+            experts=experts,
+            active=config.size("num_experts_per_tok", default=10),
+        )
         + gated_mlp(hidden, config.size("shared_expert_intermediate_size"))
         + linear(hidden, 1)
     )

@@ -47,31 +47,27 @@ def read_zamba2(config: ConfigReader) -> LayerMix:
         in_bias=bias,
         out_bias=bias,
     )
-    own = mixer.parameters() + hidden
+    own = mixer.weights() + hidden
     inner = config.size("intermediate_size", default=4 * hidden)
     rank = config.size("adapter_rank", default=128)
     adapters = linear(hidden, rank) + linear(rank, 2 * inner)
     if config.flag("use_shared_attention_adapter", default=False):
         adapters += 3 * (linear(2 * hidden, rank) + linear(rank, 2 * hidden))
-    plain = Layer(kinds=("ssm",), parameters=own, recurrent=mixer.cache())
+    block = shared_heads.weights(output=hidden) + gated_mlp(hidden, inner, bias=bias) + 3 * hidden
+    plain = Layer(kinds=("ssm",), weights=own, recurrent=mixer.cache())
     hybrid = Layer(
         kinds=("ssm", "shared_attention"),
-        parameters=own + linear(hidden, hidden) + adapters,
+        weights=own + linear(hidden, hidden) + adapters,
+        borrowed=block,
         attention=shared_heads.cache(),
         recurrent=mixer.cache(),
-    )
-    queries = heads * shared_heads.head_dim
-    block = (
-        shared_heads.parameters()
-        - linear(queries, 2 * hidden)
-        + linear(queries, hidden)
-        + gated_mlp(hidden, inner, bias=bias)
-        + 3 * hidden
     )
     kinds = _zamba2_kinds(config)
     blocks = min(config.size("num_mem_blocks", default=1), kinds.count("hybrid"))
     return LayerMix(
         model_type=config.model_type,
         layers=tuple(hybrid if kind == "hybrid" else plain for kind in kinds),
-        shared_parameters=embeddings(config, tied=True) + hidden + blocks * block,
+        embeddings=embeddings(config, tied=True),
+        norm=hidden,
+        blocks=blocks * block,
     )
