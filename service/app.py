@@ -40,9 +40,11 @@ from service.serving.requests.recorder import Recorder
 from service.serving.routes.router import Router
 from service.serving.routes.table import RouteTable
 from service.serving.scores.service import ScoreService
+from service.serving.votes.service import VoteService
 from service.settings import Settings
 from service.storage import open_store
 from service.storage.folder_lock import FolderLock
+from service.storage.votes import open_vote_store
 from service.storage.writer import RecordWriter
 from service.telemetry.available import available
 from service.telemetry.memory import MemoryProbes
@@ -73,6 +75,7 @@ class Application:
     writer: RecordWriter
     store: RecordStore
     reports: Reports
+    votes: VoteService
     lock: FolderLock
 
     @asynccontextmanager
@@ -93,6 +96,7 @@ class Application:
         finally:
             await self._close_engines()
             self.reports.close()
+            self.votes.close()
             lost = self.writer.close()
             self.store.close()
             self.lock.close()
@@ -126,7 +130,8 @@ def create_application(settings: Settings) -> Application:
     """Build the service. Raises ConfigError naming file, key and fix."""
     data_dir = _data_dir(settings)
     lock = FolderLock(data_dir)
-    store = open_store(f"sqlite:///{(data_dir / 'records.db').resolve()}")
+    database = f"sqlite:///{(data_dir / 'records.db').resolve()}"
+    store = open_store(database)
     writer = RecordWriter(store)
     torch_host, compare = _torch_host(settings, data_dir), settings.compare
     gate = Gate(max_stall_s=compare.max_stall_s, max_share=compare.max_share)
@@ -156,6 +161,7 @@ def create_application(settings: Settings) -> Application:
     router = Router(routes, lambda: pool.statuses)
     chat = ChatService(pool, recorder, gate, router)
     reports = Reports(store, writer)
+    votes = VoteService(open_vote_store(database), reports)
     services = Services(
         settings=settings,
         pool=pool,
@@ -164,6 +170,7 @@ def create_application(settings: Settings) -> Application:
         compare=CompareService(chat, enabled=compare.enabled, max_wait_s=compare.max_wait_s),
         scores=ScoreService(chat),
         reports=reports,
+        votes=votes,
         sink=writer,
         writer_stats=writer.stats,
         metrics_page=metrics.page,
@@ -180,6 +187,7 @@ def create_application(settings: Settings) -> Application:
         writer=writer,
         store=store,
         reports=reports,
+        votes=votes,
         lock=lock,
     )
 

@@ -39,6 +39,7 @@ from service.api.request_id import add_request_id
 from service.api.score.routes import create_score
 from service.api.services import Services
 from service.api.tokenizer import describe_tokenizer, detokenize, tokenize
+from service.api.votes.routes import vote_handlers
 
 ROUTES: list[ControllerRouterHandler] = [
     create_chat_completion,
@@ -68,6 +69,7 @@ ROUTES: list[ControllerRouterHandler] = [
     docs_router,
     openapi_document,
     *record_handlers,
+    vote_handlers,
 ]
 
 
@@ -81,6 +83,7 @@ def create_api(services: Services) -> ASGIApp:
             "fields": _constant(FieldCheck()),
             "description": _constant(Description(partial(describe, services.version))),
             "reports": _constant(services.reports),
+            "votes": _constant(services.votes),
         },
         exception_handlers=EXCEPTION_HANDLERS,
         request_class=JsonRequest,
@@ -94,7 +97,7 @@ def create_api(services: Services) -> ASGIApp:
 
 def describe(version: str) -> dict[str, object]:
     """Build the OpenAPI document of all routes."""
-    names = ("services", "fields", "description", "reports")
+    names = ("services", "fields", "description", "reports", "votes")
     api = Litestar(
         route_handlers=ROUTES,
         dependencies={name: _constant(None) for name in names},

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from service.api.request_id import request_id_of
 from service.core.errors import (
+    Conflict,
     DeadlineExceeded,
     DoesNotFit,
     FeatureDisabled,
@@ -34,6 +35,7 @@ STATUS: dict[type[TriptychError], int] = {
     FeatureDisabled: 403,
     NotFound: 404,
     RequestTimeout: 408,
+    Conflict: 409,
     Unavailable: 503,
     DeadlineExceeded: 504,
     TriptychError: 500,
@@ -93,8 +95,8 @@ def retry_headers(error: TriptychError) -> dict[str, str]:
             "retry-after": str(max(1, math.ceil(error.retry_after_s))),
             "retry-after-ms": str(math.ceil(error.retry_after_s * 1000)),
         }
-    # A request whose time is up is not sent again behind its caller's back.
-    return {"x-should-retry": "false"} if isinstance(error, DeadlineExceeded) else {}
+    # OpenAI's clients repeat 409 and 504 by themselves, in vain.
+    return {"x-should-retry": "false"} if isinstance(error, DeadlineExceeded | Conflict) else {}
 
 
 def handle_triptych_error(_: Request[Any, Any, Any], error: TriptychError) -> Response[ErrorBody]:

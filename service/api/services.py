@@ -15,6 +15,7 @@ from service.serving.requests.chat import ChatService
 from service.serving.requests.compare import CompareService
 from service.serving.routes.table import RouteTable
 from service.serving.scores.service import ScoreService
+from service.serving.votes.service import VoteService
 from service.settings import Settings
 
 
@@ -29,6 +30,7 @@ class Services:
     compare: CompareService
     scores: ScoreService
     reports: Reports
+    votes: VoteService
     sink: RecordSink
     writer_stats: Callable[[], WriterStats]
     """State of the record writer."""

@@ -5,6 +5,7 @@
     │   ├── UnsupportedField      a known field that is not supported here, refused by name
     │   ├── ContextOverflow       prompt and answer do not fit the model's context
     │   └── PoisonedRequest       the engine died each time it ran this request
+    ├── Conflict                  it contradicts what was done before
     ├── RequestTimeout            the client took too long to send its request
     ├── FeatureDisabled           switched off by the operator
     ├── NotFound                  no such record, route or page
@@ -85,6 +86,12 @@ class PoisonedRequest(InvalidRequest):
     """The engine died each time that it ran this request, so it is not run again."""
 
     code = "poisoned_request"
+
+
+class Conflict(TriptychError):
+    """The request contradicts what was done before; asking again changes nothing."""
+
+    code = "conflict"
 
 
 class RequestTimeout(TriptychError):

@@ -34,3 +34,14 @@ def new_experiment_id() -> str:
 def new_score_id() -> str:
     """`score-` and a UUIDv7."""
     return f"score-{uuid7()}"
+def new_vote_id() -> str:
+    """`vote-` and a UUIDv7."""
+    return f"vote-{uuid7()}"
+
+
+def request_id_of_answer(response_id: str) -> str:
+    """The request id of an answer, from the answer's own id or its `x-request-id`."""
+    for prefix in ("chatcmpl-", "cmpl-", "req-"):
+        if response_id.startswith(prefix):
+            return f"req-{response_id.removeprefix(prefix)}"
+    return response_id

@@ -181,3 +181,26 @@ experiment_trial = Table(
     Column("state", Text, nullable=False),
     Column("document", JSON, nullable=False),
 )
+
+
+#: Which of two answers a person preferred; one row for each pair.
+vote = Table(
+    "vote",
+    metadata,
+    Column("vote_id", Text, primary_key=True),
+    Column("key", Text, nullable=False),
+    Column("at_ns", BigInteger, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("route", Text),
+    Column("left_model", Text, nullable=False),
+    Column("right_model", Text, nullable=False),
+    Column("left_response", Text),
+    Column("right_response", Text),
+    Column("choice", Text, nullable=False),
+    Column("voter", Text),
+    Column("not_counted", Text),
+    Column("revealed", Boolean, nullable=False),
+    UniqueConstraint("key", name="uq_vote_key"),
+)
+Index("ix_vote_left_response", vote.c.left_response)
+Index("ix_vote_right_response", vote.c.right_response)

@@ -34,10 +34,12 @@ def upgrade() -> None:
     for name, kind in _COLUMNS.items():
         op.add_column("request_record", sa.Column(name, kind))
     _create_experiments()
+    _create_votes()
 
 
 def downgrade() -> None:
     """Drop the tables and the columns."""
+    op.drop_table("vote")
     op.drop_table("experiment_trial")
     op.drop_table("experiment")
     for name in reversed(_COLUMNS):
@@ -63,3 +65,25 @@ def _create_experiments() -> None:
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("document", sa.JSON(), nullable=False),
     )
+
+
+def _create_votes() -> None:
+    op.create_table(
+        "vote",
+        sa.Column("vote_id", sa.Text(), primary_key=True),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("at_ns", sa.BigInteger(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("route", sa.Text()),
+        sa.Column("left_model", sa.Text(), nullable=False),
+        sa.Column("right_model", sa.Text(), nullable=False),
+        sa.Column("left_response", sa.Text()),
+        sa.Column("right_response", sa.Text()),
+        sa.Column("choice", sa.Text(), nullable=False),
+        sa.Column("voter", sa.Text()),
+        sa.Column("not_counted", sa.Text()),
+        sa.Column("revealed", sa.Boolean(), nullable=False),
+        sa.UniqueConstraint("key", name="uq_vote_key"),
+    )
+    op.create_index("ix_vote_left_response", "vote", ["left_response"])
+    op.create_index("ix_vote_right_response", "vote", ["right_response"])

@@ -1,0 +1,1 @@
+"""Votes on blind answers: taken, revealed, imported, rated."""
