@@ -34,6 +34,8 @@ def new_experiment_id() -> str:
 def new_score_id() -> str:
     """`score-` and a UUIDv7."""
     return f"score-{uuid7()}"
+
+
 def new_vote_id() -> str:
     """`vote-` and a UUIDv7."""
     return f"vote-{uuid7()}"

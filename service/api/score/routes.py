@@ -53,7 +53,9 @@ async def create_score(
         texts=tuple(data.texts),
         window_tokens=data.window_tokens,
         client_request_id=caller.label,
-        deadline_ns=caller.deadline_ns(data.timeout_s, limits_of(services.settings)),
+        deadline_ns=caller.deadline_ns(
+            data.timeout_s, limits_of(services.settings, services.routes)
+        ),
     )
     if data.stream:
         return EventStream(

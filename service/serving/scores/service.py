@@ -150,7 +150,7 @@ class ScoreService:
             if not text:
                 raise InvalidRequest("an empty text has no score", param=f"texts[{number}]")
         for model in request.models:
-            if model in self._chat.routes:
+            if model in self._chat.router.routes:
                 raise InvalidRequest(
                     f"`{model}` is a route; name the models that are to score", param="models"
                 )
