@@ -1,0 +1,1 @@
+"""Statistics of measurements as pure functions on numpy and scipy; imported where they are used."""
