@@ -178,8 +178,8 @@ def _judge(pairs: Sequence[MinimalPair], texts: list[dict[str, Any]]) -> list[di
 def _table(answer: dict[str, Any]) -> Table:
     """Tabulate totals by model."""
     table = Table(box=None)
-    table.add_column("")
-    for name in ("bits/byte", "to first", "log-probability", "bytes", "tokens", "windows"):
+    table.add_column("", no_wrap=True)
+    for name in ("bits/byte", "to first", "log p", "bytes", "tokens", "windows"):
         table.add_column(name, justify="right")
     for model in answer["models"]:
         total = model["total"]
@@ -202,7 +202,7 @@ def _table(answer: dict[str, Any]) -> Table:
 def _pair_table(answer: dict[str, Any]) -> Table:
     """Tabulate accuracy by group and model."""
     table = Table(box=None)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     table.add_column("pairs", justify="right")
     judging = [model for model in answer["models"] if "pairs" in model]
     for model in judging:
