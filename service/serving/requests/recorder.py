@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from model_registry.spec import ResolvedModel
-from service.core.chat import ChatPrompt, ChatRequest, Prompt, Sampling, TextPrompt
+from service.core.chat import ChatRequest, Sampling
+from service.core.chat.stored import stored_prompt
 from service.core.errors import (
     EngineFailed,
     InvalidRequest,
@@ -88,7 +89,7 @@ class Recording:
             accepted_at_ns=request.accepted_at_ns,
             accepted_ns=request.accepted_ns,
             sampling=_changed(request.sampling, content=recorder.store_content),
-            prompt_content=content_of(request.prompt) if recorder.store_content else None,
+            prompt_content=stored_prompt(request.prompt) if recorder.store_content else None,
         )
         """The record as far as it is known."""
 
@@ -288,17 +289,6 @@ def code_of(error: BaseException) -> str | None:
     if status_of(error) == "cancelled":
         return None
     return error.code if isinstance(error, TriptychError) else TriptychError.code
-
-
-def content_of(prompt: Prompt) -> str:
-    """The stored form of a prompt: text verbatim, anything else as JSON."""
-    match prompt:
-        case TextPrompt(text):
-            return text
-        case ChatPrompt(messages):
-            return msgspec.json.encode(messages).decode()
-        case _:
-            return msgspec.json.encode(prompt.token_ids).decode()
 
 
 def _either(first: int | None, second: int | None) -> int | None:

@@ -1,12 +1,11 @@
 """Every request leaves exactly one final record, whatever ends it."""
 
 import asyncio
-import json
 
 import msgspec
 import pytest
 
-from service.core.chat import ChatPrompt, ChatRequest, Message, Sampling, TextPrompt, TokenPrompt
+from service.core.chat import ChatRequest, Sampling, TextPrompt
 from service.core.errors import (
     ContextOverflow,
     Draining,
@@ -17,7 +16,7 @@ from service.core.errors import (
 )
 from service.core.events import Delta, Finished, ModelBuild, Started, StateBytes
 from service.core.routes.decision import Decision
-from service.serving.requests.recorder import Recorder, code_of, content_of, status_of
+from service.serving.requests.recorder import Recorder, code_of, status_of
 from support.clock import Clock
 
 
@@ -256,13 +255,6 @@ def test_content_is_stored_where_switched_on(sink):
     recording.observe(delta("ans", 130, 1))
     record = recording.finish("cancelled")
     assert (record.prompt_content, record.completion_content) == ("hi", "ans")
-
-
-def test_stored_prompts_of_all_kinds_are_text():
-    """Conversations and token ids are stored as JSON."""
-    chat = content_of(ChatPrompt((Message(role="user", content="x"),)))
-    assert json.loads(chat) == [{"role": "user", "content": "x", "name": None}]
-    assert content_of(TokenPrompt((1, 2))) == "[1,2]"
 
 
 def test_falling_back_forgets_the_other_arms_load(sink):
