@@ -20,6 +20,7 @@ from service import __version__
 from service.api.application import create_api
 from service.api.services import Services
 from service.core.errors import ConfigError, StoreUnavailable
+from service.core.experiments.ports import ExperimentStore
 from service.core.ports import Engine, HasProcesses, RecordStore
 from service.core.runtime import DeviceUse
 from service.core.sizes import human_bytes
@@ -28,6 +29,8 @@ from service.engines.servable import refusal
 from service.engines.torch.host import TorchHost
 from service.engines.torch.options import TorchOptions
 from service.engines.vllm.command import VllmOptions
+from service.serving.experiments.planning import Planning
+from service.serving.experiments.service import Environment, ExperimentService
 from service.serving.gate import Gate
 from service.serving.memory.device_memory import DeviceMemory
 from service.serving.memory.measured import MeasuredBytes
@@ -43,10 +46,12 @@ from service.serving.scores.service import ScoreService
 from service.serving.votes.service import VoteService
 from service.settings import Settings
 from service.storage import open_store
+from service.storage.experiments import open_experiments
 from service.storage.folder_lock import FolderLock
 from service.storage.votes import open_vote_store
 from service.storage.writer import RecordWriter
 from service.telemetry.available import available
+from service.telemetry.environment import environment
 from service.telemetry.memory import MemoryProbes
 from service.telemetry.prometheus import PrometheusMetrics
 
@@ -76,6 +81,8 @@ class Application:
     store: RecordStore
     reports: Reports
     votes: VoteService
+    experiments: ExperimentService
+    experiment_store: ExperimentStore
     lock: FolderLock
 
     @asynccontextmanager
@@ -92,12 +99,15 @@ class Application:
             log.warning("%d requests were interrupted when the service last stopped", orphans)
         try:
             await self.pool.start(self.settings.preload)
+            await self.experiments.start()
             yield
         finally:
+            await self.experiments.aclose()
             await self._close_engines()
             self.reports.close()
             self.votes.close()
             lost = self.writer.close()
+            self.experiment_store.close()
             self.store.close()
             self.lock.close()
             if lost:
@@ -131,7 +141,7 @@ def create_application(settings: Settings) -> Application:
     data_dir = _data_dir(settings)
     lock = FolderLock(data_dir)
     database = f"sqlite:///{(data_dir / 'records.db').resolve()}"
-    store = open_store(database)
+    store, experiment_store = open_store(database), open_experiments(database)
     writer = RecordWriter(store)
     torch_host, compare = _torch_host(settings, data_dir), settings.compare
     gate = Gate(max_stall_s=compare.max_stall_s, max_share=compare.max_share)
@@ -162,6 +172,19 @@ def create_application(settings: Settings) -> Application:
     chat = ChatService(pool, recorder, gate, router)
     reports = Reports(store, writer)
     votes = VoteService(open_vote_store(database), reports)
+    experiments = ExperimentService(
+        chat,
+        experiment_store,
+        Planning(
+            pool,
+            routes=tuple(settings.routes),
+            max_answer_tokens=settings.max_answer_tokens,
+            records=reports,
+        ),
+        environment=_environment(torch_host),
+        max_wait_s=compare.max_wait_s,
+        enabled=compare.enabled,
+    )
     services = Services(
         settings=settings,
         pool=pool,
@@ -169,6 +192,7 @@ def create_application(settings: Settings) -> Application:
         routes=routes,
         compare=CompareService(chat, enabled=compare.enabled, max_wait_s=compare.max_wait_s),
         scores=ScoreService(chat),
+        experiments=experiments,
         reports=reports,
         votes=votes,
         sink=writer,
@@ -188,6 +212,8 @@ def create_application(settings: Settings) -> Application:
         store=store,
         reports=reports,
         votes=votes,
+        experiments=experiments,
+        experiment_store=experiment_store,
         lock=lock,
     )
 
@@ -305,3 +331,15 @@ def _memory_reporter(
         )
 
     return report
+
+
+def _environment(torch_host: TorchHost) -> Environment:
+    """What experiments note about the machine and the service."""
+
+    async def read() -> Mapping[str, object]:
+        machine = await asyncio.to_thread(environment)
+        runtime = structs.asdict(torch_host.runtime)
+        models = [structs.asdict(each) for each in torch_host.runtime.models]
+        return machine | {"triptych": __version__, "runtime": runtime | {"models": models}}
+
+    return read

@@ -13,6 +13,7 @@ from service.api.docs.document import Description
 from service.api.docs.page import docs_router, openapi_document
 from service.api.edge import Edge
 from service.api.errors import EXCEPTION_HANDLERS
+from service.api.experiments.routes import experiment_handlers
 from service.api.models.lifecycle import (
     load_model,
     load_named,
@@ -70,6 +71,7 @@ ROUTES: list[ControllerRouterHandler] = [
     openapi_document,
     *record_handlers,
     vote_handlers,
+    *experiment_handlers,
 ]
 
 

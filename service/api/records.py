@@ -1,11 +1,12 @@
 """Records over HTTP: pages, one record, summaries, exports."""
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
+import msgspec
 from litestar import Request, Response, Router, get
 from litestar.di import NamedDependency, Provide
 from litestar.enums import MediaType
@@ -69,6 +70,22 @@ def provide_filter(  # noqa: PLR0913 - one argument a query parameter
         since_ns=_instant_ns("since", since),
         until_ns=_instant_ns("until", until),
     )
+
+
+def filter_of(values: Mapping[str, str], *, inside: str) -> RecordFilter:
+    """Build the filter from values of a body, named *inside* it, as the query would have them."""
+    for name in values:
+        if name not in _FILTERS:
+            raise InvalidRequest(
+                f"`{inside}.{name}` is no filter; there are {', '.join(sorted(_FILTERS))}.",
+                param=f"{inside}.{name}",
+            )
+    instants = {f"{name}_ns": _instant_ns(name, values.get(name)) for name in ("since", "until")}
+    others = {name: value for name, value in values.items() if f"{name}_ns" not in instants}
+    try:
+        return msgspec.convert({**others, **instants}, RecordFilter)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"`{inside}`: {error}.", param=inside) from error
 
 
 @get("/", summary="A page of records, newest first", parameters=("limit", "cursor"))

@@ -8,6 +8,7 @@ from litestar.params import SkipValidation
 
 from service.core.ports import RecordSink, WriterStats
 from service.core.runtime import Runtime
+from service.serving.experiments.service import ExperimentService
 from service.serving.memory.report import MemoryReport
 from service.serving.models.pool import Pool
 from service.serving.records.report import Reports
@@ -29,6 +30,7 @@ class Services:
     routes: RouteTable
     compare: CompareService
     scores: ScoreService
+    experiments: ExperimentService
     reports: Reports
     votes: VoteService
     sink: RecordSink

@@ -1,0 +1,159 @@
+"""Planning: checks a plan against the models there are, and turns it into trials and prompts."""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Final
+
+from service.core.errors import InvalidRequest, ModelNotFound, ModelUnusable, NotFound
+from service.core.experiments.plan import (
+    FilePrompts,
+    InlinePrompts,
+    Measure,
+    Plan,
+    RecordPrompts,
+    SyntheticPrompts,
+)
+from service.core.experiments.schedule import schedule, timed_measure
+from service.core.experiments.trial import Trial
+from service.core.ports import RecordFilter
+from service.core.record import RequestRecord
+from service.serving.experiments.prompts import GivenPrompt, inline_prompts, recorded_prompt
+from service.serving.experiments.sampling import sampling_of
+from service.serving.models.pool import Pool
+from service.serving.records.report import Reports
+
+MOST_TRIALS: Final = 100_000
+#: Records that are read for prompts of a filter before their search is given up.
+_MOST_READ: Final = 100_000
+_PAGE: Final = 500
+
+AVAILABLE: Final[frozenset[Measure]] = frozenset({"speed", "memory", "turns"})
+
+
+class Planning:
+    """What has to be known before an experiment runs, and again when it is continued."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        routes: Sequence[str],
+        max_answer_tokens: int,
+        records: Reports,
+    ) -> None:
+        self._pool = pool
+        self._routes = frozenset(routes)
+        self._max_answer_tokens = max_answer_tokens
+        self._records = records
+
+    async def record_ids(self, plan: Plan, where: RecordFilter | None) -> tuple[str, ...]:
+        """Check the plan, and choose the records whose prompts it uses, newest first.
+
+        Raises InvalidRequest or ModelNotFound naming the field.
+        """
+        self._check(plan)
+        if not isinstance(plan.prompts, RecordPrompts):
+            return ()
+        found: list[str] = []
+        cursor, read = None, 0
+        while len(found) < plan.prompts.limit and read < _MOST_READ:
+            page = await self._records.page(where or RecordFilter(), limit=_PAGE, cursor=cursor)
+            usable = (recorded_prompt(each, plan.prompts.new_tokens) for each in page.data)
+            found += [prompt.id for prompt in usable if prompt is not None]
+            read, cursor = read + len(page.data), page.next_cursor
+            if cursor is None:
+                break
+        if not found:
+            raise InvalidRequest(
+                f"None of the {read} records that `prompts.filter` matches has a stored prompt: "
+                'prompts are kept with `store_content = "full"` alone, and prompts of token ids '
+                "are of one model.",
+                param="prompts.filter",
+            )
+        return tuple(found[: plan.prompts.limit])
+
+    async def prompts(self, plan: Plan, record_ids: Sequence[str]) -> dict[str, GivenPrompt]:
+        """Prompts by their id; those of records that are gone are left out."""
+        match plan.prompts:
+            case InlinePrompts():
+                return inline_prompts(plan.prompts)
+            case RecordPrompts(new_tokens=new_tokens):
+                records = [await self._record(each) for each in record_ids]
+                found = (recorded_prompt(each, new_tokens) for each in records if each)
+                return {prompt.id: prompt for prompt in found if prompt is not None}
+            case _:
+                return {}
+
+    async def trials(self, plan: Plan, record_ids: Sequence[str]) -> tuple[Trial, ...]:
+        """All trials in order. Raises InvalidRequest for too many."""
+        prompts = await self.prompts(plan, record_ids)
+        planned = schedule(plan, [prompt.slot for prompt in prompts.values()])
+        if len(planned) > MOST_TRIALS:
+            raise InvalidRequest(
+                f"The plan has {len(planned)} trials; {MOST_TRIALS} are the most. Use fewer "
+                "prompts, repetitions or arms.",
+                param="repetitions",
+            )
+        return planned
+
+    async def _record(self, request_id: str) -> RequestRecord | None:
+        with contextlib.suppress(NotFound):
+            return await self._records.record(request_id)
+        return None
+
+    def _check(self, plan: Plan) -> None:
+        missing = sorted(set(plan.measures) - AVAILABLE)
+        if missing:
+            raise InvalidRequest(
+                f"The measure `{missing[0]}` is not available in this service; there are "
+                f"{', '.join(sorted(AVAILABLE))}.",
+                param="measures",
+            )
+        if isinstance(plan.prompts, FilePrompts):
+            raise InvalidRequest(
+                "The service opens no files: send their prompts with `kind: inline`, as "
+                "`triptych experiment run` does.",
+                param="prompts.kind",
+            )
+        for index, arm in enumerate(plan.arms):
+            self._check_model(arm.model, index)
+            sampling_of(arm, index, seed=plan.seed, max_tokens=None, exact=False)
+        self._check_lengths(plan)
+
+    def _check_model(self, name: str, index: int) -> None:
+        where = f"arms[{index}].model"
+        if name in self._routes:
+            raise InvalidRequest(
+                f"`{name}` is a route; name one of its models in `{where}`.", param=where
+            )
+        if name not in self._pool.models:
+            raise ModelNotFound(
+                f"The model `{name}` of `{where}` does not exist; see GET /v1/models.", param=where
+            )
+        status = self._pool.status(name)
+        if status.state == "unavailable":
+            raise ModelUnusable(f"`{where}` cannot be served: {status.error}", param=where)
+
+    def _check_lengths(self, plan: Plan) -> None:
+        new_tokens = plan.prompts.new_tokens
+        for where, tokens in (
+            ("prompts.new_tokens", new_tokens),
+            ("conversation.new_tokens", plan.conversation.new_tokens),
+        ):
+            if tokens is not None and tokens > self._max_answer_tokens:
+                raise InvalidRequest(
+                    f"`{where}` is too large: {tokens}. An answer has at most "
+                    f"{self._max_answer_tokens} tokens here.",
+                    param=where,
+                )
+        if not isinstance(plan.prompts, SyntheticPrompts) or timed_measure(plan) is None:
+            return
+        longest = max(plan.prompts.context_tokens) + plan.prompts.new_tokens
+        for arm in plan.arms:
+            context_tokens = self._pool.models[arm.model].entry.spec.context_tokens
+            if longest > context_tokens:
+                raise InvalidRequest(
+                    f"`prompts.context_tokens` and `new_tokens` add up to {longest} tokens, and "
+                    f"{arm.model} has a context of {context_tokens}.",
+                    param="prompts.context_tokens",
+                )
