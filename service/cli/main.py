@@ -14,6 +14,7 @@ class LazyGroup(click.Group):
 
     modules: ClassVar[dict[str, str]] = {
         "compare": "service.cli.compare.command",
+        "experiment": "service.cli.experiment.command",
         "models": "service.cli.models.command",
         "quantize": "service.cli.quantize",
         "score": "service.cli.score",

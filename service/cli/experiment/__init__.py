@@ -1,0 +1,1 @@
+"""`triptych experiment`."""
