@@ -22,6 +22,7 @@ from service.api.services import Services
 from service.core.errors import ConfigError, StoreUnavailable
 from service.core.experiments.ports import ExperimentStore
 from service.core.ports import Engine, HasProcesses, RecordStore
+from service.core.routes.stored import RouteStore
 from service.core.runtime import DeviceUse
 from service.core.sizes import human_bytes
 from service.engines import open_engine
@@ -48,6 +49,7 @@ from service.settings import Settings
 from service.storage import open_store
 from service.storage.experiments import open_experiments
 from service.storage.folder_lock import FolderLock
+from service.storage.routes import open_routes
 from service.storage.votes import open_vote_store
 from service.storage.writer import RecordWriter
 from service.telemetry.available import available
@@ -79,6 +81,7 @@ class Application:
     torch_host: TorchHost
     writer: RecordWriter
     store: RecordStore
+    route_store: RouteStore
     reports: Reports
     votes: VoteService
     experiments: ExperimentService
@@ -109,6 +112,7 @@ class Application:
             lost = self.writer.close()
             self.experiment_store.close()
             self.store.close()
+            self.route_store.close()
             self.lock.close()
             if lost:
                 log.error("%d records could not be written", lost)
@@ -167,7 +171,8 @@ def create_application(settings: Settings) -> Application:
         memory=lambda: (device_memory.budget_bytes, device_memory.used_bytes),
     )
     recorder = Recorder(writer, [metrics], store_content=settings.store_content == "full")
-    routes = RouteTable(settings.routes, pool.models)
+    route_store = open_routes(database)
+    routes = RouteTable(settings.routes, pool.models, route_store)
     router = Router(routes, lambda: pool.statuses)
     chat = ChatService(pool, recorder, gate, router)
     reports = Reports(store, writer)
@@ -210,6 +215,7 @@ def create_application(settings: Settings) -> Application:
         torch_host=torch_host,
         writer=writer,
         store=store,
+        route_store=route_store,
         reports=reports,
         votes=votes,
         experiments=experiments,

@@ -37,6 +37,7 @@ from service.api.operations import (
 )
 from service.api.records import record_handlers
 from service.api.request_id import add_request_id
+from service.api.routes.endpoints import route_handlers
 from service.api.score.routes import create_score
 from service.api.services import Services
 from service.api.tokenizer import describe_tokenizer, detokenize, tokenize
@@ -72,6 +73,7 @@ ROUTES: list[ControllerRouterHandler] = [
     *record_handlers,
     vote_handlers,
     *experiment_handlers,
+    *route_handlers,
 ]
 
 

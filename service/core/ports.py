@@ -170,6 +170,8 @@ class RecordFilter(Struct, frozen=True, kw_only=True):
     status: Status | None = None
     endpoint: str | None = None
     requested_model: str | None = None
+    route: str | None = None
+    """Requests that this route decided on."""
     comparison_id: str | None = None
     since_ns: int | None = None
     """Wall clock, inclusive."""

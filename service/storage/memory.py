@@ -87,6 +87,10 @@ def _matches(record: RequestRecord, where: RecordFilter) -> bool:
     equal = ("model", "family", "status", "endpoint", "requested_model", "comparison_id")
     return (
         all(getattr(where, name) in (None, getattr(record, name)) for name in equal)
+        and (
+            where.route is None
+            or (record.requested_model == where.route and record.route not in (None, "direct"))
+        )
         and (where.since_ns is None or record.accepted_at_ns >= where.since_ns)
         and (where.until_ns is None or record.accepted_at_ns < where.until_ns)
     )

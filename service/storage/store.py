@@ -108,14 +108,17 @@ class SqlRecordStore:
     def summary(
         self, where: RecordFilter, *, window_ns: int | None, cancelled: Callable[[], bool]
     ) -> RecordSummary:
-        """Summarize matching records from their columns; a comparison's few, from their rows."""
+        """Summarize matching records from their columns; a comparison's few, from their rows.
+
+        Those of a route have no column that tells them from others: from their rows, too.
+        """
 
         def check() -> None:
             if cancelled():
                 raise QueryCancelled("the summary was cancelled")
 
-        if where.comparison_id is not None:
-            return summarize(self.iterate(where), window_ns=window_ns)
+        if where.comparison_id is not None or where.route is not None:
+            return summarize(_checked(self.iterate(where), check), window_ns=window_ns)
         # NumPy takes a tenth of a second to import and is needed for nothing else here.
         from service.storage.columns.block_columns import BlockColumns
         from service.storage.columns.column_summary import summarize_columns
@@ -224,3 +227,12 @@ def _latest(records: Sequence[RequestRecord]) -> list[RequestRecord]:
         if older is None or older.phase == "accepted" or record.phase == "final":
             latest[record.request_id] = record
     return list(latest.values())
+
+
+def _checked(
+    records: Iterator[RequestRecord], check: Callable[[], None]
+) -> Iterator[RequestRecord]:
+    """Records, with a check before each."""
+    for record in records:
+        check()
+        yield record

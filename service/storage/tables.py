@@ -204,3 +204,25 @@ vote = Table(
 )
 Index("ix_vote_left_response", vote.c.left_response)
 Index("ix_vote_right_response", vote.c.right_response)
+
+
+#: Routes that were created over HTTP.
+route = Table(
+    "route",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("document", JSON, nullable=False),
+)
+
+#: A literal, not a parameter: only then can the planner use the partial index below.
+IS_ROUTED = request_record.c.route != literal_column("'direct'")
+
+#: Requests to routes, by the route that was asked for.
+Index(
+    "ix_request_record_routed",
+    request_record.c.requested_model,
+    request_record.c.accepted_at_ns,
+    request_record.c.request_id,
+    sqlite_where=IS_ROUTED,
+    postgresql_where=IS_ROUTED,
+)

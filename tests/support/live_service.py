@@ -51,7 +51,7 @@ class LiveService:
         self, folder: Path, *, more_models: tuple[str, ...] = (), port: int = 0, **settings: Any
     ) -> None:
         models = folder / "models-of-the-test"
-        models.mkdir(parents=True)
+        models.mkdir(parents=True, exist_ok=True)
         for name, behaviour in MODELS.items():
             (models / f"{name}.toml").write_text(
                 f'id = "{name}"\nfamily = "transformer"\nlicence = "Apache-2.0"\n'

@@ -155,6 +155,7 @@ STATUSES = {
     "ModelNotPulled": 404,
     "ModelUnusable": 404,
     "RequestTimeout": 408,
+    "Conflict": 409,
     "Unavailable": 503,
     "Overloaded": 503,
     "MachineBusy": 503,

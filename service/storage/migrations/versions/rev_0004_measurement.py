@@ -35,11 +35,14 @@ def upgrade() -> None:
         op.add_column("request_record", sa.Column(name, kind))
     _create_experiments()
     _create_votes()
+    _create_routes()
 
 
 def downgrade() -> None:
     """Drop the tables and the columns."""
     op.drop_table("vote")
+    op.drop_index("ix_request_record_routed", "request_record")
+    op.drop_table("route")
     op.drop_table("experiment_trial")
     op.drop_table("experiment")
     for name in reversed(_COLUMNS):
@@ -87,3 +90,19 @@ def _create_votes() -> None:
     )
     op.create_index("ix_vote_left_response", "vote", ["left_response"])
     op.create_index("ix_vote_right_response", "vote", ["right_response"])
+
+
+def _create_routes() -> None:
+    op.create_table(
+        "route",
+        sa.Column("id", sa.Text(), primary_key=True),
+        sa.Column("document", sa.JSON(), nullable=False),
+    )
+    routed = sa.text("route != 'direct'")
+    op.create_index(
+        "ix_request_record_routed",
+        "request_record",
+        ["requested_model", "accepted_at_ns", "request_id"],
+        sqlite_where=routed,
+        postgresql_where=routed,
+    )

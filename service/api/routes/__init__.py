@@ -1,0 +1,1 @@
+"""Endpoints for routes: list, create, change, delete, explain, statistics."""

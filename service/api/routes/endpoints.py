@@ -1,0 +1,66 @@
+"""Endpoints that list, create, change, delete and explain routes."""
+
+from litestar import Router, delete, get, post, put
+from litestar.params import FromPath, JSONBody
+from litestar.types import ControllerRouterHandler
+
+from service.api.records import ReportsOfService
+from service.api.routes.schema import NewRoute, RouteList, RouteView
+from service.api.services import Deps
+from service.core.routes.route import Route
+from service.serving.routes.explain import Explanation, explain
+
+
+@get("/", summary="List routes")
+async def list_routes(services: Deps) -> RouteList:
+    """Routes of the configuration and those created here, with their definitions."""
+    return RouteList(data=[RouteView.of(entry) for entry in services.routes.entries()])
+
+
+@post("/", summary="Create a route", status_code=201)
+async def create_route(data: JSONBody[NewRoute], services: Deps) -> RouteView:
+    """Any client can name it as `model` from now on; it outlives restarts.
+
+    404 for a model that the catalogue does not have, 409 for an id in use.
+    """
+    return RouteView.of(await services.routes.create(data.id, data.route))
+
+
+@get("/{route_id:str}", summary="Show a route")
+async def get_route(services: Deps, route_id: FromPath[str]) -> RouteView:
+    """Its definition and origin."""
+    return RouteView.of(services.routes.entry(route_id))
+
+
+@put("/{route_id:str}", summary="Change a route")
+async def replace_route(
+    data: JSONBody[Route], services: Deps, route_id: FromPath[str]
+) -> RouteView:
+    """The body is the new definition. Requests that run keep their arms.
+
+    409 for a route of the configuration.
+    """
+    return RouteView.of(await services.routes.replace(route_id, data))
+
+
+@delete("/{route_id:str}", summary="Delete a route")
+async def delete_route(services: Deps, route_id: FromPath[str]) -> None:
+    """Requests that run keep their arms. 409 for a route of the configuration."""
+    await services.routes.delete(route_id)
+
+
+@get("/v1/records/{request_id:str}/route", summary="Explain a route's decision", tags=["records"])
+async def explain_request(reports: ReportsOfService, request_id: FromPath[str]) -> Explanation:
+    """What the route of a request decided and by which facts, and the same computed again."""
+    return explain(await reports.record(request_id))
+
+
+#: Needs the dependencies `services` and `reports`.
+route_handlers: list[ControllerRouterHandler] = [
+    Router(
+        "/v1/routes",
+        route_handlers=[list_routes, create_route, get_route, replace_route, delete_route],
+        tags=["routes"],
+    ),
+    explain_request,
+]
