@@ -41,6 +41,7 @@ from service.serving.records.report import Reports
 from service.serving.requests.chat import ChatService
 from service.serving.requests.compare import CompareService
 from service.serving.requests.recorder import Recorder
+from service.serving.routes.curves import Curves, latest_answers
 from service.serving.routes.router import Router
 from service.serving.routes.table import RouteTable
 from service.serving.scores.service import ScoreService
@@ -82,6 +83,7 @@ class Application:
     writer: RecordWriter
     store: RecordStore
     route_store: RouteStore
+    curves: Curves
     reports: Reports
     votes: VoteService
     experiments: ExperimentService
@@ -100,12 +102,16 @@ class Application:
             ) from error
         if orphans:
             log.warning("%d requests were interrupted when the service last stopped", orphans)
+        learning: asyncio.Task[None] | None = None
         try:
             await self.pool.start(self.settings.preload)
             await self.experiments.start()
+            learning = asyncio.create_task(self._learn(), name="learn from records")
             yield
         finally:
             await self.experiments.aclose()
+            if learning is not None:
+                await learning
             await self._close_engines()
             self.reports.close()
             self.votes.close()
@@ -116,6 +122,13 @@ class Application:
             self.lock.close()
             if lost:
                 log.error("%d records could not be written", lost)
+
+    async def _learn(self) -> None:
+        """Fit the curves of routes to what was measured before this start."""
+        try:
+            self.curves.learn(await asyncio.to_thread(latest_answers, self.store))
+        except StoreUnavailable as error:
+            log.warning("routes know nothing of earlier requests: %s", error)
 
     async def _close_engines(self) -> None:
         """Unload all models; a torch host that does not unload its own in time is ended.
@@ -170,10 +183,11 @@ def create_application(settings: Settings) -> Application:
         processes=probes.read,
         memory=lambda: (device_memory.budget_bytes, device_memory.used_bytes),
     )
-    recorder = Recorder(writer, [metrics], store_content=settings.store_content == "full")
+    curves = Curves()
+    recorder = Recorder(writer, [metrics, curves], store_content=settings.store_content == "full")
     route_store = open_routes(database)
     routes = RouteTable(settings.routes, pool.models, route_store)
-    router = Router(routes, lambda: pool.statuses)
+    router = Router(routes, lambda: pool.statuses, curves=curves)
     chat = ChatService(pool, recorder, gate, router)
     reports = Reports(store, writer)
     votes = VoteService(open_vote_store(database), reports)
@@ -216,6 +230,7 @@ def create_application(settings: Settings) -> Application:
         writer=writer,
         store=store,
         route_store=route_store,
+        curves=curves,
         reports=reports,
         votes=votes,
         experiments=experiments,

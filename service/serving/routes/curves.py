@@ -1,0 +1,81 @@
+"""Curves: costs by length of every model, fitted to the requests that were measured here."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from service.core.metrics import RequestMetrics, derive
+from service.core.ports import RecordFilter, RecordStore
+from service.core.record import RequestRecord
+from service.core.routes.curves import AskedCost
+from service.core.routes.facts import Prediction
+from service.core.summary import served_id
+from service.serving.routes.model_curves import ModelCurves
+from service.serving.routes.observation import Observation
+
+#: Latest records that a start reads.
+WARM_UP_RECORDS: Final = 2000
+_PAGE: Final = 500
+
+
+class Curves:
+    """Learns from every request that finishes; a request observer. Memory is bounded a model."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, ModelCurves] = {}
+
+    def __repr__(self) -> str:
+        return f"<Curves {self._models}>"
+
+    # As an observer of requests
+
+    def started(self, record: RequestRecord) -> None:
+        """Nothing is known yet."""
+
+    def generated(self, record: RequestRecord, tokens: int) -> None:
+        """Nothing that the end does not tell better."""
+
+    def finished(self, record: RequestRecord, metrics: RequestMetrics) -> None:
+        """Learn from a request."""
+        model = served_id(record.model, record.variant)
+        seen = Observation.of(record, metrics)
+        if model is not None and seen is not None:
+            self._models.setdefault(model, ModelCurves()).add(seen)
+
+    def learn(self, records: Iterable[RequestRecord]) -> None:
+        """Learn from records, oldest first."""
+        for record in records:
+            self.finished(record, derive(record))
+
+    # As what routes ask
+
+    def prompt_tokens(self, model: str, prompt_bytes: int) -> int | None:
+        """Likely tokens of a prompt's text in a model's tokens; None without observations."""
+        known = self._models.get(model)
+        return None if known is None else known.prompt_tokens(prompt_bytes)
+
+    def answer_tokens(self, models: tuple[str, ...]) -> int | None:
+        """Median length of the latest answers of these models; None without any."""
+        answers = [
+            tokens for model in models if model in self._models
+            for tokens in self._models[model].answers
+        ]  # fmt: skip
+        return round(statistics.median(answers)) if answers else None
+
+    def predict(self, model: str, asked: AskedCost) -> Prediction | None:
+        """Cost of a request on a model; None without observations."""
+        known = self._models.get(model)
+        return None if known is None else known.predict(asked)
+
+
+def latest_answers(store: RecordStore) -> Sequence[RequestRecord]:
+    """The latest complete answers of a store, oldest first. Blocks."""
+    found: list[RequestRecord] = []
+    cursor: str | None = None
+    while len(found) < WARM_UP_RECORDS:
+        page = store.page(RecordFilter(status="ok"), limit=_PAGE, cursor=cursor)
+        found += page.records
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    return found[::-1]
