@@ -112,6 +112,7 @@ class Application:
             await self.experiments.aclose()
             if learning is not None:
                 await learning
+            await self.chat.shadows.aclose()
             await self._close_engines()
             self.reports.close()
             self.votes.close()
@@ -141,7 +142,8 @@ class Application:
         await unloading
 
     async def drain(self) -> None:
-        """Admit no more requests, and give those that run `drain_s` to end."""
+        """Admit no more requests, and give those that run `drain_s` to end; shadows end now."""
+        self.chat.shadows.close()
         await self.pool.drain(self.settings.drain_s)
 
     async def abort(self) -> None:

@@ -20,6 +20,8 @@
     │   ├── DoesNotFit            the memory budget has no room for the model or the request
     │   ├── Draining              the service is shutting down
     │   ├── StoreUnavailable      records cannot be written or read: disk full, locked, gone
+    │   ├── ShadowSkipped         a shadow found no spare capacity, or nothing to shadow
+    │   ├── ShadowYielded         a shadow ended because a client's request came
     │   └── EngineFailed          the engine failed while it held the request
     │       └── EngineDied        its process died, was killed, or hung and was killed
     ├── QueryCancelled            nobody waits for the result of a query any more
@@ -170,6 +172,18 @@ class Draining(Unavailable):
     """The service is shutting down."""
 
     code = "draining"
+
+
+class ShadowSkipped(Unavailable):
+    """A shadow was not run: no spare capacity in time, or no answer to shadow."""
+
+    code = "shadow_skipped"
+
+
+class ShadowYielded(Unavailable):
+    """A running shadow ended because a client's request came."""
+
+    code = "shadow_yielded"
 
 
 class DeadlineExceeded(TriptychError):

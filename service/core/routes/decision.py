@@ -19,6 +19,10 @@ class Decision(Struct, frozen=True, kw_only=True):
     reason: str
     inputs: dict[str, object] | None = None
     """What it was decided by, as JSON; None for a request that names a model."""
+    hidden: bool = False
+    """Nothing that the client sees may tell which model answers."""
+    shadows: tuple[str, ...] = ()
+    """Models that are asked the same once the answer has ended."""
 
 
 class DecisionInputs(Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """Answer: the events of one request, from its place in the queue to its last token."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -14,7 +14,6 @@ from service.core.errors import (
     ContextOverflow,
     DeadlineExceeded,
     DoesNotFit,
-    Draining,
     EngineDied,
     EngineFailed,
     ModelNotFound,
@@ -65,6 +64,7 @@ class Answer:
         recording: Recording,
         *,
         isolated_within_s: float | None,
+        ended: Callable[[RequestRecord], None] = lambda _: None,
     ) -> None:
         self.request = request
         self.choice = choice
@@ -75,9 +75,12 @@ class Answer:
         self._resources = resources
         self._recording = recording
         self._isolated_within_s = isolated_within_s
+        self._ended = ended
+        """Called once, when everything is released."""
+        self._closed = False
         self._stream = self._events()
         self._limit: asyncio.Timeout | None = None
-        self._interruption: Draining | None = None
+        self._interruption: TriptychError | None = None
 
     @property
     def record(self) -> RequestRecord:
@@ -94,7 +97,7 @@ class Answer:
         """Tokens so far; None where the engine does not report them."""
         return self._recording.completion_tokens
 
-    def interrupt(self, reason: Draining) -> None:
+    def interrupt(self, reason: TriptychError) -> None:
         """End the answer now: whoever iterates it gets *reason*."""
         if self.record.phase == "final":
             return
@@ -162,7 +165,12 @@ class Answer:
         if self._interruption is not None:
             self._recording.finish("interrupted", self._interruption.code)
         self._recording.finish("cancelled")
-        await self._stream.aclose()
+        try:
+            await self._stream.aclose()
+        finally:
+            if not self._closed:
+                self._closed = True
+                self._ended(self.record)
 
     async def _events(self) -> AsyncGenerator[EngineEvent]:
         # The first write to disk overlaps with the engine's work; no byte goes out before it.

@@ -129,6 +129,11 @@ class Recording:
         """Note the routing policy, the reason for its choice, and what it was decided by."""
         self._note(route=choice.policy, route_reason=choice.reason, route_inputs=choice.inputs)
 
+    def explain(self, more: str) -> None:
+        """Add to the reason of the routing."""
+        so_far = self.record.route_reason
+        self._note(route_reason=f"{so_far}; {more}" if so_far else more)
+
     def restart_clock(self) -> None:
         """Measure from now on: an isolated request waited for the gate until now."""
         now_ns = self._recorder.clock_ns()
