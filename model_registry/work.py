@@ -39,6 +39,8 @@ class RequestWork(Struct, frozen=True, kw_only=True):
     """None where the bytes of a weight are unknown."""
     state_bytes_read: int
     state_bytes_written: int
+    decode_bytes: int | None
+    """What decode steps read and write of these, weights and state together."""
 
 
 class WorkFormula(Struct, frozen=True, kw_only=True):
@@ -56,6 +58,8 @@ class WorkFormula(Struct, frozen=True, kw_only=True):
     growth: StateGrowth
     weight_bytes: float | None
     """Mean bytes of an element of weights; None where unknown."""
+    parameters: int
+    """All that the model holds, each weight once."""
 
     def of(
         self,
@@ -85,21 +89,27 @@ class WorkFormula(Struct, frozen=True, kw_only=True):
         heads = prefilled if scored else 1
         end = prompt_tokens + steps
         growth = self.growth
+        prefill_weights = self._weight_bytes(prefilled)
+        step_weights = self._weight_bytes(1)
+        step_reads = growth.kv_bytes_summed(prompt_tokens, end) + steps * growth.constant_bytes
+        step_writes = steps * (growth.kv_bytes(1) + growth.constant_bytes)
         return RequestWork(
             prefill_flops=prefilled * self.token_flops
             + heads * 2 * self.head.products
             + self._attention_flops(cached_tokens, prompt_tokens),
             decode_flops=steps * (self.token_flops + 2 * self.head.products)
             + self._attention_flops(prompt_tokens, end),
-            weight_bytes_read=self._weight_bytes(prefilled, steps),
+            weight_bytes_read=None
+            if prefill_weights is None or step_weights is None
+            else prefill_weights + steps * step_weights,
             state_bytes_read=(
                 growth.kv_bytes(cached_tokens) + growth.constant_bytes if cached_tokens else 0
             )
-            + growth.kv_bytes_summed(prompt_tokens, end)
-            + steps * growth.constant_bytes,
-            state_bytes_written=growth.kv_bytes(prefilled)
-            + steps * growth.kv_bytes(1)
-            + (1 + steps) * growth.constant_bytes,
+            + step_reads,
+            state_bytes_written=growth.kv_bytes(prefilled) + growth.constant_bytes + step_writes,
+            decode_bytes=None
+            if step_weights is None
+            else steps * step_weights + step_reads + step_writes,
         )
 
     def _attention_flops(self, first: int, end: int) -> int:
@@ -109,12 +119,12 @@ class WorkFormula(Struct, frozen=True, kw_only=True):
             for pair_flops, window in self.attention
         )
 
-    def _weight_bytes(self, prefilled: int, steps: int) -> int | None:
+    def _weight_bytes(self, tokens: int) -> int | None:
+        """Bytes of weights that a pass over *tokens* tokens reads."""
         if self.weight_bytes is None:
             return None
-        elements = self.weights.read(prefilled) + self.head.elements + prefilled * self.hidden
-        step = self.weights.read(1) + self.head.elements + self.hidden
-        return round((elements + steps * step) * self.weight_bytes)
+        elements = self.weights.read(tokens) + self.head.elements + tokens * self.hidden
+        return round(elements * self.weight_bytes)
 
 
 def seen(tokens: int, window: int | None) -> int:
@@ -160,6 +170,7 @@ def work_formula(
         hidden=mix.embeddings.hidden,
         growth=state_growth(config, dtype=dtype, state_dtype=state_dtype),
         weight_bytes=_weight_bytes(dtype, quantization),
+        parameters=mix.parameters,
     )
 
 

@@ -34,6 +34,11 @@ class ArmDifference(Struct, frozen=True, kw_only=True):
     state_bytes: Difference
     """Of `live_state_bytes`."""
     reserved_bytes: Difference
+    prefill_flops: Difference
+    decode_flops: Difference
+    weight_bytes_read: Difference
+    state_bytes_read: Difference
+    state_bytes_written: Difference
 
 
 def live_state_bytes(state: StateBytes) -> int | None:
@@ -76,6 +81,11 @@ def _numbers(record: RequestRecord) -> dict[str, float | None]:
         "completion_bytes": record.completion_bytes,
         "state_bytes": live_state_bytes(record.state),
         "reserved_bytes": record.state.reserved_bytes,
+        "prefill_flops": record.work.prefill_flops,
+        "decode_flops": record.work.decode_flops,
+        "weight_bytes_read": record.work.weight_bytes_read,
+        "state_bytes_read": record.work.state_bytes_read,
+        "state_bytes_written": record.work.state_bytes_written,
     }
 
 

@@ -1,4 +1,4 @@
-"""Parsing and formatting of sizes in bytes."""
+"""Parsing and formatting of sizes in bytes, and of counts of operations."""
 
 import re
 
@@ -30,4 +30,15 @@ def human_bytes(count: float) -> str:
         value, unit = value / 1024, larger
     # From 1000 on, `g` would switch to an exponent.
     digits = ".0f" if unit == "B" or abs(value) >= 100 else ".3g"  # noqa: PLR2004
+    return f"{value:{digits}} {unit}"
+
+
+def human_flops(count: float) -> str:
+    """Format floating-point operations in decimal units with three significant digits."""
+    value, unit = float(count), "FLOP"
+    for larger in ("kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"):
+        if abs(value) < 1000:  # noqa: PLR2004 (the decimal step)
+            break
+        value, unit = value / 1000, larger
+    digits = ".0f" if unit == "FLOP" or abs(value) >= 100 else ".3g"  # noqa: PLR2004
     return f"{value:{digits}} {unit}"

@@ -1,16 +1,18 @@
-"""Work and energy of a request, in units that do not depend on who measures."""
+"""Work and energy of a request, as its record keeps them."""
 
 from msgspec import Struct
 
 
 class Work(Struct, frozen=True, kw_only=True):
-    """What a request had to compute and move, by its model's architecture; None where unknown."""
+    """What a request had to compute and move, by `model_registry.work`; None where unknown."""
 
     prefill_flops: int | None = None
     decode_flops: int | None = None
     weight_bytes_read: int | None = None
     state_bytes_read: int | None = None
     state_bytes_written: int | None = None
+    decode_bytes: int | None = None
+    """What decode steps read and write of these, weights and state together."""
 
 
 class Energy(Struct, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ from service.core.chat.sampling import (
 from service.core.events import FinishReason, StateBytes
 from service.core.metrics import RequestMetrics
 from service.core.record import MAX_NAME_CHARACTERS
+from service.core.work import Work
 
 MOST_MESSAGES = 256
 MOST_PROMPTS = 256
@@ -154,6 +155,8 @@ class AnswerMetrics(RequestMetrics, frozen=True, kw_only=True):
     completion_tokens: int | None
     cached_tokens: int | None
     state: StateBytes
+    work: Work
+    """Computed from the architecture, independent of the machine; null where unknown."""
     cold: bool
     """The request waited for its model to load."""
     verified: bool | None

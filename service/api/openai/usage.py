@@ -30,6 +30,7 @@ def metrics(record: RequestRecord, times: RequestMetrics) -> AnswerMetrics:
         completion_tokens=record.completion_tokens,
         cached_tokens=record.cached_tokens,
         state=record.state,
+        work=record.work,
         cold=record.cold,
         verified=record.verified,
     )

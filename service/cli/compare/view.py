@@ -8,7 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from service.core.sizes import human_bytes
+from service.core.sizes import human_bytes, human_flops
 
 #: One colour an arm, safe for colour-blind readers (Okabe and Ito 2008).
 COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#0072b2", "#d55e00", "#999999")
@@ -61,6 +61,10 @@ def _state(kind: str) -> Callable[[dict[str, Any]], float | None]:
     return lambda metrics: metrics["state"][kind]
 
 
+def _work(kind: str) -> Callable[[dict[str, Any]], float | None]:
+    return lambda metrics: metrics["work"][kind]
+
+
 def _metric(name: str) -> Callable[[dict[str, Any]], float | None]:
     return lambda metrics: metrics[name]
 
@@ -85,12 +89,17 @@ ROWS = (
     Row("window KV", _state("window_kv_bytes"), human_bytes, None),
     Row("SSM state", _state("ssm_state_bytes"), human_bytes, None),
     Row("conv state", _state("conv_state_bytes"), human_bytes, None),
+    Row("prefill work", _work("prefill_flops"), human_flops, "prefill_flops"),
+    Row("decode work", _work("decode_flops"), human_flops, "decode_flops"),
+    Row("weights read", _work("weight_bytes_read"), human_bytes, "weight_bytes_read"),
+    Row("state read", _work("state_bytes_read"), human_bytes, "state_bytes_read"),
+    Row("state written", _work("state_bytes_written"), human_bytes, "state_bytes_written"),
     Row("slot reserves", _state("reserved_bytes"), human_bytes, "reserved_bytes"),
 )
 
 
 #: Cells without information; rows of nothing else are left out.
-NOTHING = ("–", "0 B")
+NOTHING = ("–", "0 B", "0 FLOP")
 
 
 def columns(arms: Sequence[Arm]) -> RenderableType:

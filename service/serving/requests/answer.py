@@ -32,6 +32,7 @@ from service.serving.models.pool import Pool
 from service.serving.requests.quarantine import Quarantine
 from service.serving.requests.recorder import Recording
 from service.serving.requests.setbacks import Setbacks
+from service.serving.requests.work import WorkFormulas
 
 #: What makes a route try its next arm, as long as nothing has been answered.
 _PASSED_ON = (ModelNotFound, ModelNotReady, DoesNotFit, Overloaded, ContextOverflow, EngineFailed)
@@ -47,6 +48,7 @@ class Resources:
     probation: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a suspect runs, so that another engine death can be attributed to it."""
     setbacks: Setbacks = field(default_factory=Setbacks)
+    works: WorkFormulas = field(default_factory=WorkFormulas)
 
 
 class Answer:
@@ -244,7 +246,12 @@ class Answer:
             raise
         isolated = self._isolated_within_s is not None
         load_ns = None if isolated else lease.load_ns  # an isolated request's clock starts later
-        self._recording.served_by(engine.model, verified=lease.verified, load_ns=load_ns)
+        self._recording.served_by(
+            engine.model,
+            verified=lease.verified,
+            load_ns=load_ns,
+            work=await self._resources.works.of(engine),
+        )
         return engine
 
     async def _pass_gate(self, stack: AsyncExitStack) -> None:

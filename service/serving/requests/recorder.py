@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from model_registry.spec import ResolvedModel
+from model_registry.spec import EngineKind, ResolvedModel
+from model_registry.work import WorkFormula
 from service.core.chat import ChatRequest, Sampling
 from service.core.chat.stored import stored_prompt
 from service.core.errors import (
@@ -23,6 +24,7 @@ from service.core.metrics import RequestMetrics, derive, percentile
 from service.core.ports import RecordSink, RequestObserver
 from service.core.record import RequestRecord, Status, bounded
 from service.core.routes.decision import Decision
+from service.serving.requests.work import work_of
 
 _DEFAULT_SAMPLING = msgspec.structs.asdict(Sampling())
 #: Sampling parameters that hold text or tokens of the client: content, like the prompt.
@@ -72,6 +74,9 @@ class Recording:
         self._answering = False
         self._submitted = False
         self._metrics: RequestMetrics | None = None
+        self._engine: EngineKind | None = None
+        self._work: WorkFormula | None = None
+        self._scored = False
         self._text: list[str] | None = [] if recorder.store_content else None
         self.record = RequestRecord(
             request_id=request.request_id,
@@ -148,6 +153,7 @@ class Recording:
         """Note that an arm failed before it answered and the next one is tried."""
         so_far = self.record.route_reason
         self._answering = False
+        self._work = None
         self._note(
             route_reason=f"{so_far}; {model}: {error.code}" if so_far else f"{model}: {error.code}",
             cold=False,
@@ -158,9 +164,15 @@ class Recording:
         )
 
     def served_by(
-        self, model: ResolvedModel, *, verified: bool | None, load_ns: int | None
+        self,
+        model: ResolvedModel,
+        *,
+        verified: bool | None,
+        load_ns: int | None,
+        work: WorkFormula | None = None,
     ) -> None:
-        """Note the model that answers and how long the request waited for its load."""
+        """Note the model that answers, how long the request waited for its load, what it works."""
+        self._engine, self._work = model.engine, work
         self._note(
             model=model.spec.id,
             variant=model.variant,
@@ -175,6 +187,7 @@ class Recording:
         match event:
             case Started():
                 self._answering = True
+                self._scored = event.prompt_logprobs is not None
                 self.queued(event.queued_ns)
                 self._note(
                     scheduled_ns=event.scheduled_ns,
@@ -226,6 +239,14 @@ class Recording:
     def _complete(self, status: Status, error_code: str | None) -> None:
         if self.record.phase != "final":
             self._note(phase="final", status=status, error_code=error_code, **self._answer())
+            self._note(
+                work=work_of(
+                    self._work,
+                    self.record,
+                    scored=self._scored,
+                    tells_reuse=self._engine == "torch",
+                )
+            )
 
     def _answer(self) -> dict[str, object]:
         """Counts and stamps of the answer, also of one that was cut short."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.core.sizes import human_bytes, parse_bytes
+from service.core.sizes import human_bytes, human_flops, parse_bytes
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,12 @@ def test_anything_else_is_refused_with_what_is_allowed(text):
     """`8G` may mean either: nobody guesses."""
     with pytest.raises(ValueError, match="such as 8GiB"):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 FLOP"), (999, "999 FLOP"), (1_500_000, "1.5 MFLOP"), (999.9e9, "1000 GFLOP")],
+)
+def test_operations_have_a_decimal_unit_and_three_digits(count, shown):
+    """Operations are counted in powers of ten, unlike bytes."""
+    assert human_flops(count) == shown

@@ -23,6 +23,7 @@ _COLUMNS: dict[str, sa.types.TypeEngine[Any]] = {
     "weight_bytes_read": sa.BigInteger(),
     "state_bytes_read": sa.BigInteger(),
     "state_bytes_written": sa.BigInteger(),
+    "decode_bytes": sa.BigInteger(),
     "energy_uj": sa.BigInteger(),
     "energy_source": sa.Text(),
     "energy_shared": sa.Boolean(),
