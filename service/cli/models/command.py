@@ -12,6 +12,7 @@ from model_registry.errors import CatalogError, RegistryError
 from service.cli.models.location import CatalogPlace, catalog_options
 from service.cli.models.memory_table import MemoryReport, read_contexts
 from service.cli.models.view import card, check_entry, described, listing
+from service.cli.models.work_table import WorkReport
 from service.core.errors import ConfigError
 
 #: Width of tables where stdout is not a terminal.
@@ -152,11 +153,7 @@ def memory(
 
     MODEL is an id of the catalogue, or id:variant.
     """
-    try:
-        lengths = read_contexts(contexts)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--context") from error
-    report = MemoryReport.of(place, names, lengths)
+    report = MemoryReport.of(place, names, _lengths(contexts))
     if plot is not None:
         _draw(report, plot)
     if as_json:
@@ -165,6 +162,45 @@ def memory(
         _console().print(report.table())
     if plot is not None and not as_json:
         click.echo(f"chart: {plot}")
+
+
+@models.command()
+@click.argument("names", nargs=-1, required=True, metavar="MODEL...")
+@click.option(
+    "--context",
+    "contexts",
+    default="1k,8k,32k,128k",
+    show_default=True,
+    help="Prompt lengths in tokens, comma-separated; k is 1024.",
+)
+@click.option(
+    "--new-tokens",
+    type=click.IntRange(min=1),
+    default=128,
+    show_default=True,
+    help="Length of the answer in tokens.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@catalog_options
+def work(
+    place: CatalogPlace, names: tuple[str, ...], contexts: str, new_tokens: int, *, as_json: bool
+) -> None:
+    """Compute the operations and bytes of one request, from the architecture alone.
+
+    MODEL is an id of the catalogue, or id:variant.
+    """
+    report = WorkReport.of(place, names, _lengths(contexts), new_tokens=new_tokens)
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=2))
+    else:
+        _console().print(report.table())
+
+
+def _lengths(contexts: str) -> tuple[int, ...]:
+    try:
+        return read_contexts(contexts)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--context") from error
 
 
 def _draw(report: MemoryReport, plot: Path) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 from matplotlib.image import imread
+from msgspec import structs
 
 from model_registry.catalog import load_catalog
 from model_registry.footprint import predict
 from model_registry.sources import gguf_convert
+from model_registry.work import work_formula
 
 ROWS = [
     "model",
@@ -252,3 +254,46 @@ def test_missing_matplotlib_names_the_extra(triptych_models, monkeypatch, tmp_pa
 
     assert result.exit_code == 2
     assert "python -m pip install 'triptych[plot]'" in result.stderr
+
+
+def test_work_rows_are_the_formula(triptych_models):
+    """Each row has the operations and bytes of one request of these lengths."""
+    result = triptych_models("work", "mamba-130m", "--context", "1k", "--new-tokens", "9", "--json")
+    (row,) = json.loads(result.stdout)["rows"]
+    spec = load_catalog().find("mamba-130m")[0].spec
+    formula = work_formula(spec.architecture, dtype=spec.dtype)
+    expected = formula.of(prompt_tokens=1024, new_tokens=9)
+
+    counts = {"model": "mamba-130m", "context_tokens": 1024, "new_tokens": 9}
+    assert row == counts | structs.asdict(expected)
+
+
+def test_a_step_of_a_state_space_model_costs_the_same_after_any_prompt(triptych_models):
+    """The table shows it beside a transformer, whose attention grows."""
+    words = ("mamba-130m", "smollm2-135m-instruct", "--context", "1k,32k")
+    table = triptych_models("work", *words).stdout
+    rows = [line for line in table.splitlines() if "FLOP" in line]
+    steps = [re.findall(r"[\d.]+ [kMGT]?FLOP", row)[2] for row in rows]
+
+    assert steps[0] == steps[1]
+    assert steps[2] != steps[3]
+    assert "one request alone that answers 128 tokens" in table
+
+
+def test_work_of_gguf_blocks_has_no_bytes(triptych_models, own_models):
+    """Operations are those of the plain model; the bytes of its blocks are unknown."""
+    numbers = """
+[architecture]
+model_type = "mamba"
+vocab_size = 160
+hidden_size = 64
+num_hidden_layers = 2
+[variants.packed]
+quantization = "gguf"
+"""
+    words = ("own:packed", "--context", "1k", "--json", "--models")
+    result = triptych_models("work", *words, own_models(numbers))
+    assert result.exit_code == 0, result.stderr
+    (row,) = json.loads(result.stdout)["rows"]
+    assert row["weight_bytes_read"] is None
+    assert row["prefill_flops"] > 0
