@@ -9,6 +9,7 @@ import torch
 from model_registry.spec import ResolvedModel
 from service.core.events import ModelBuild, ModelMemory, StateBytes
 from service.torch_host.long_rope import long_rope
+from service.torch_host.prefix.copies import StateCopies
 
 SCORED_LOGITS: Final = 2**23
 """Most logits that one chunk of a scored prompt may have: 32 MiB of float32."""
@@ -60,6 +61,8 @@ class SlotModel(ABC):
     """Shared storage once."""
     _workspace_bytes: int | None
     """Buffers of a step without its logits; None if unknown."""
+    copies: StateCopies | None = None
+    """Copies of slots for the prefix cache; None where a restored state is not exact."""
 
     def __init__(
         self,
@@ -154,6 +157,11 @@ class SlotModel(ABC):
             if self._workspace_bytes is None
             else self._workspace_bytes + self._logits_bytes,
         )
+
+    @property
+    def rotates_by_length(self) -> bool:
+        """True if keys depend on the length of their sequence, as with LongRoPE."""
+        return self._long_rope is not None
 
     @property
     def scored_chunk_tokens(self) -> int:

@@ -19,6 +19,7 @@ from service.torch_host.compiled.formats.format import Matrix
 from service.torch_host.compiled.formats.registry import VARIANTS
 from service.torch_host.compiled.heads import QUERY_TOKENS, SPLIT_TOKENS
 from service.torch_host.compiled.program import Program
+from service.torch_host.compiled.state_copies import CompiledStateCopies
 from service.torch_host.compiled.states import Slots
 from service.torch_host.slot_model import SlotModel
 
@@ -59,6 +60,7 @@ class CompiledModel(SlotModel):
         self._slots: Slots = Slots(self._program, slots=slots, limit_tokens=self.context_tokens)
         with torch.inference_mode():
             ASSEMBLERS[text.model_type](network, Assembly(self._program, self._slots, text))
+        self.copies = CompiledStateCopies(self._slots)
         self._weights_bytes = self._program.weights_bytes
         self._workspace_bytes = self._program.workspace_bytes
         self._logits_width = -(-self.vocabulary_tokens // 16) * 16
@@ -91,6 +93,7 @@ class CompiledModel(SlotModel):
 
     def close(self) -> None:
         """Drop weights and slots."""
+        self.copies = None
         del self._program, self._slots
 
     def _prefill(self, slot: int, token_ids: Sequence[int], *, logits: int) -> torch.Tensor:

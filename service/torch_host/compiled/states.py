@@ -58,16 +58,27 @@ class KeyValues:
         if self.window_tokens:
             first = max(0, length_tokens - self.window_tokens + 1) // KEY_TOKENS * KEY_TOKENS
         first = max(first, int(self.dropped[slot]))
-        needed = end - first
-        expected = self.expected_tokens[slot]
-        if expected is None or expected < end:
-            spare = max(needed // 2, _FIRST_TOKENS)
-        else:
-            spare = expected - end
-        if self.window_tokens:
-            spare = min(spare, self.window_tokens)
-        wanted = max(needed, min(needed + spare, self._limit_tokens))
-        self._move(slot, first, length_tokens, -(-wanted // KEY_TOKENS) * KEY_TOKENS)
+        self._move(slot, first, length_tokens, self._capacity(slot, first, end))
+
+    def begin_at(self, slot: int, first: int, end: int) -> None:
+        """Give an empty slot a buffer for the tokens from `first` to `end`, which are restored."""
+        self._move(slot, first, first, self._capacity(slot, first, end))
+
+    def parts(self, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Packed keys and values of a slot that has tokens, each (layers * heads, elements)."""
+        buffer = self._buffers[slot]
+        assert buffer is not None
+        return self._parts(buffer, int(self.capacities[slot]))
+
+    @property
+    def row_elements(self) -> tuple[int, int]:
+        """Elements of one token's key and value in a row."""
+        return self.size, self._room
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of a token in all layers."""
+        return self.layers * self.heads * (self.size + self._room) * self._dtype.itemsize
 
     def clear(self, slot: int) -> None:
         """Forget a slot's tokens and give its memory back."""
@@ -106,6 +117,19 @@ class KeyValues:
         for token in range(-(-held // depth) * depth, int(self.capacities[slot])):
             pairs[:, token // depth, :, token % depth] = torch.nan
 
+    def _capacity(self, slot: int, first: int, end: int) -> int:
+        """Tokens of a buffer that holds those from `first` to `end` and has room for more."""
+        needed = end - first
+        expected = self.expected_tokens[slot]
+        if expected is None or expected < end:
+            spare = max(needed // 2, _FIRST_TOKENS)
+        else:
+            spare = expected - end
+        if self.window_tokens:
+            spare = min(spare, self.window_tokens)
+        wanted = max(needed, min(needed + spare, self._limit_tokens))
+        return -(-wanted // KEY_TOKENS) * KEY_TOKENS
+
     def _move(self, slot: int, first: int, end: int, capacity: int) -> None:
         """Give a slot a buffer of another capacity, which holds the tokens `first` to `end`."""
         rows = self.layers * self.heads
@@ -138,6 +162,8 @@ class Slots:
     def __init__(self, program: Program, *, slots: int, limit_tokens: int) -> None:
         self.total = slots
         self.lengths = [0] * slots
+        self.decode_differs = False
+        """Whether a decoded token leaves another state than a prefilled one."""
         self._program = program
         self._limit_tokens = limit_tokens
         self._groups: list[KeyValues] = []
@@ -228,6 +254,15 @@ class Slots:
         """Count the tokens that a step appended."""
         for slot, new in zip(slots, new_tokens, strict=True):
             self.lengths[slot] += new
+
+    @property
+    def groups(self) -> Sequence[KeyValues]:
+        """Keys and values, by the shape of their layers."""
+        return self._groups
+
+    def states(self, slot: int) -> list[torch.Tensor]:
+        """Convolution and recurrent states of one slot, as views."""
+        return [state[slot] for state in (*self._convolutions, *self._recurrent)]
 
     @property
     def has_attention(self) -> bool:

@@ -66,6 +66,9 @@ def add_mamba2(
         silu=True,
     )
     mixed = a.program.buffer("mixed by state", width)
+    dt_limit = mixer.time_step_limit or (0.0, math.inf)
+    if tuple(dt_limit) != (0.0, math.inf):
+        a.slots.decode_differs = True  # transformers limits time steps in a prefill alone
     ssd(
         a.program,
         convolved.columns(0, width),
@@ -78,7 +81,7 @@ def add_mamba2(
         skip=mixer.D,
         dt_bias=mixer.dt_bias,
         dt_scale=multipliers.dt,
-        dt_limit=mixer.time_step_limit or (0.0, math.inf),
+        dt_limit=dt_limit,
     )
     gated = a.program.operand_buffer("gated", width)
     norm = getattr(mixer.norm, "weight", None)
