@@ -3,14 +3,11 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from litestar.types import ASGIApp
 from msgspec import structs
 
 from model_registry.catalog import Catalog, load_catalog
@@ -19,10 +16,9 @@ from model_registry.spec import ResolvedModel
 from service import __version__
 from service.api.application import create_api
 from service.api.services import Services
-from service.core.errors import ConfigError, StoreUnavailable
-from service.core.experiments.ports import ExperimentStore
-from service.core.ports import Engine, HasProcesses, RecordStore
-from service.core.routes.stored import RouteStore
+from service.application import Application
+from service.core.errors import ConfigError
+from service.core.ports import Engine, HasProcesses
 from service.core.runtime import DeviceUse
 from service.core.sizes import human_bytes
 from service.engines import open_engine
@@ -41,7 +37,7 @@ from service.serving.records.report import Reports
 from service.serving.requests.chat import ChatService
 from service.serving.requests.compare import CompareService
 from service.serving.requests.recorder import Recorder
-from service.serving.routes.curves import Curves, latest_answers
+from service.serving.routes.curves import Curves
 from service.serving.routes.router import Router
 from service.serving.routes.table import RouteTable
 from service.serving.scores.service import ScoreService
@@ -62,97 +58,7 @@ from service.telemetry.prometheus import PrometheusMetrics
 #: themselves, for the transient needs of a load, and for other programs.
 FREE_SHARE = 0.8
 
-#: How long interrupted requests get to tell their clients, in seconds.
-ABORT_S = 2.0
-
-#: How long the torch host gets at shutdown to unload its models before it is ended, in seconds.
-UNLOAD_S = 5.0
-
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Application:
-    """The service and its parts, built but not yet running."""
-
-    settings: Settings
-    api: ASGIApp
-    pool: Pool
-    chat: ChatService
-    torch_host: TorchHost
-    writer: RecordWriter
-    store: RecordStore
-    route_store: RouteStore
-    curves: Curves
-    reports: Reports
-    votes: VoteService
-    experiments: ExperimentService
-    experiment_store: ExperimentStore
-    lock: FolderLock
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Recover records, begin to load models; at the end close engines, then the records."""
-        try:
-            orphans = self.writer.start()
-        except StoreUnavailable as error:
-            raise ConfigError(
-                f"{self.settings.data_dir}/records.db: {error} If the file is damaged, move it "
-                "away to start with an empty one, or restore a backup"
-            ) from error
-        if orphans:
-            log.warning("%d requests were interrupted when the service last stopped", orphans)
-        learning: asyncio.Task[None] | None = None
-        try:
-            await self.pool.start(self.settings.preload)
-            await self.experiments.start()
-            learning = asyncio.create_task(self._learn(), name="learn from records")
-            yield
-        finally:
-            await self.experiments.aclose()
-            if learning is not None:
-                await learning
-            await self.chat.shadows.aclose()
-            await self._close_engines()
-            self.reports.close()
-            self.votes.close()
-            lost = self.writer.close()
-            self.experiment_store.close()
-            self.store.close()
-            self.route_store.close()
-            self.lock.close()
-            if lost:
-                log.error("%d records could not be written", lost)
-
-    async def _learn(self) -> None:
-        """Fit the curves of routes to what was measured before this start."""
-        try:
-            self.curves.learn(await asyncio.to_thread(latest_answers, self.store))
-        except StoreUnavailable as error:
-            log.warning("routes know nothing of earlier requests: %s", error)
-
-    async def _close_engines(self) -> None:
-        """Unload all models; a torch host that does not unload its own in time is ended.
-
-        Again is harmless.
-        """
-        unloading = asyncio.create_task(self.pool.aclose(), name="unload all models")
-        await asyncio.wait([unloading], timeout=UNLOAD_S)
-        await self.torch_host.aclose()
-        await unloading
-
-    async def drain(self) -> None:
-        """Admit no more requests, and give those that run `drain_s` to end; shadows end now."""
-        self.chat.shadows.close()
-        await self.pool.drain(self.settings.drain_s)
-
-    async def abort(self) -> None:
-        """Interrupt what is left, requests and loads alike; their clients are told."""
-        if self.pool.requests:
-            log.warning("%d requests are interrupted by the shutdown", self.pool.requests)
-        self.chat.interrupt()
-        await self.pool.drain(ABORT_S)
-        await self._close_engines()
 
 
 def create_application(settings: Settings) -> Application:

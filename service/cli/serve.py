@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from service import __version__
-from service.app import Application, create_application
+from service.app import create_application
+from service.application import Application
 from service.core.errors import ConfigError
 from service.core.sizes import human_bytes
 from service.server import address, listen

@@ -12,7 +12,8 @@ import httpx
 import pytest
 import uvicorn
 
-from service.app import Application, create_application
+from service.app import create_application
+from service.application import Application
 from service.core.routes.route import Arm, FallbackRoute, WeightedRoute
 from service.server import address, listen, protocol_with
 from service.settings import Settings
