@@ -1,10 +1,17 @@
 """Planning: checks a plan against the models there are, and turns it into trials and prompts."""
 
+import asyncio
 import contextlib
 from collections.abc import Sequence
 from typing import Final
 
-from service.core.errors import InvalidRequest, ModelNotFound, ModelUnusable, NotFound
+from service.core.errors import (
+    InvalidRequest,
+    ModelNotFound,
+    ModelUnusable,
+    NotFound,
+    TriptychError,
+)
 from service.core.experiments.plan import (
     FilePrompts,
     InlinePrompts,
@@ -51,7 +58,7 @@ class Planning:
 
         Raises InvalidRequest or ModelNotFound naming the field.
         """
-        self._check(plan)
+        await self._check(plan)
         if not isinstance(plan.prompts, RecordPrompts):
             return ()
         found: list[str] = []
@@ -101,7 +108,7 @@ class Planning:
             return await self._records.record(request_id)
         return None
 
-    def _check(self, plan: Plan) -> None:
+    async def _check(self, plan: Plan) -> None:
         missing = sorted(set(plan.measures) - AVAILABLE)
         if missing:
             raise InvalidRequest(
@@ -116,11 +123,11 @@ class Planning:
                 param="prompts.kind",
             )
         for index, arm in enumerate(plan.arms):
-            self._check_model(arm.model, index)
+            await self._check_model(arm.model, index)
             sampling_of(arm, index, seed=plan.seed, max_tokens=None, exact=False)
         self._check_lengths(plan)
 
-    def _check_model(self, name: str, index: int) -> None:
+    async def _check_model(self, name: str, index: int) -> None:
         where = f"arms[{index}].model"
         if name in self._routes:
             raise InvalidRequest(
@@ -130,9 +137,9 @@ class Planning:
             raise ModelNotFound(
                 f"The model `{name}` of `{where}` does not exist; see GET /v1/models.", param=where
             )
-        status = self._pool.status(name)
-        if status.state == "unavailable":
-            raise ModelUnusable(f"`{where}` cannot be served: {status.error}", param=where)
+        found = await asyncio.to_thread(self._pool.models[name].files.look)
+        if isinstance(found, TriptychError):
+            raise ModelUnusable(f"`{where}` cannot be served here: {found}", param=where)
 
     def _check_lengths(self, plan: Plan) -> None:
         new_tokens = plan.prompts.new_tokens

@@ -62,7 +62,8 @@ class TrialRunner:
         except Draining:
             raise
         except TriptychError as error:
-            self._broken_off = f"an earlier turn failed: {error}" if trial.turn else None
+            if trial.turn is not None and self._broken_off is None:
+                self._broken_off = f"An earlier turn failed: {error}"
             return msgspec.structs.replace(trial, state="failed", error=str(error))
 
     async def _repeated(self, trial: Trial, waiting: Waiting) -> Trial:
