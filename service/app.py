@@ -99,6 +99,7 @@ def create_application(settings: Settings) -> Application:
     chat = ChatService(pool, recorder, gate, router)
     reports = Reports(store, writer)
     votes = VoteService(open_vote_store(database), reports)
+    scores = ScoreService(chat)
     experiments = ExperimentService(
         chat,
         experiment_store,
@@ -108,6 +109,7 @@ def create_application(settings: Settings) -> Application:
             max_answer_tokens=settings.max_answer_tokens,
             records=reports,
         ),
+        scores=scores,
         environment=_environment(torch_host),
         max_wait_s=compare.max_wait_s,
         enabled=compare.enabled,
@@ -118,7 +120,7 @@ def create_application(settings: Settings) -> Application:
         chat=chat,
         routes=routes,
         compare=CompareService(chat, enabled=compare.enabled, max_wait_s=compare.max_wait_s),
-        scores=ScoreService(chat),
+        scores=scores,
         experiments=experiments,
         reports=reports,
         votes=votes,

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, field
 
+from service.core.probes import KINDS, ProbeKind
+
 Measure = Literal["speed", "memory", "score", "probes", "turns"]
 
 #: Contexts and answers of a synthetic prompt set, unless the plan names others.
@@ -71,6 +73,18 @@ class Conversation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     new_tokens: Annotated[int, Meta(ge=1)] = 32
 
 
+class Probes(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Questions of the `probes` measure: one of each kind and level a repetition."""
+
+    kinds: Annotated[tuple[ProbeKind, ...], Meta(min_length=1)] = KINDS
+    levels: dict[ProbeKind, Annotated[tuple[int, ...], Meta(min_length=1, max_length=100)]] = field(
+        default_factory=dict
+    )
+    """By kind; the kind's own levels where it is left out."""
+    context_words: Annotated[int, Meta(ge=0, le=10_000)] = 256
+    """Words around a needle."""
+
+
 class Plan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What an experiment does."""
 
@@ -80,6 +94,8 @@ class Plan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     measures: Annotated[tuple[Measure, ...], Meta(min_length=1)] = ("speed", "memory")
     conversation: Conversation = field(default_factory=Conversation)
     """Only for the measure `turns`."""
+    probes: Probes = field(default_factory=Probes)
+    """Only for the measure `probes`."""
     repetitions: Annotated[int, Meta(ge=1, le=1000)] = 5
     seed: int = 0
     margin: Annotated[float, Meta(gt=0, lt=1)] = 0.02

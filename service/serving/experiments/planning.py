@@ -15,7 +15,6 @@ from service.core.errors import (
 from service.core.experiments.plan import (
     FilePrompts,
     InlinePrompts,
-    Measure,
     Plan,
     RecordPrompts,
     SyntheticPrompts,
@@ -24,6 +23,7 @@ from service.core.experiments.schedule import schedule, timed_measure
 from service.core.experiments.trial import Trial
 from service.core.ports import RecordFilter
 from service.core.record import RequestRecord
+from service.serving.experiments.probes import planned_probes
 from service.serving.experiments.prompts import GivenPrompt, inline_prompts, recorded_prompt
 from service.serving.experiments.sampling import sampling_of
 from service.serving.models.pool import Pool
@@ -33,8 +33,6 @@ MOST_TRIALS: Final = 100_000
 #: Records that are read for prompts of a filter before their search is given up.
 _MOST_READ: Final = 100_000
 _PAGE: Final = 500
-
-AVAILABLE: Final[frozenset[Measure]] = frozenset({"speed", "memory", "turns"})
 
 
 class Planning:
@@ -94,7 +92,8 @@ class Planning:
     async def trials(self, plan: Plan, record_ids: Sequence[str]) -> tuple[Trial, ...]:
         """All trials in order. Raises InvalidRequest for too many."""
         prompts = await self.prompts(plan, record_ids)
-        planned = schedule(plan, [prompt.slot for prompt in prompts.values()])
+        slots = [prompt.slot for prompt in prompts.values()]
+        planned = schedule(plan, slots, [probe.slot for probe in planned_probes(plan).values()])
         if len(planned) > MOST_TRIALS:
             raise InvalidRequest(
                 f"The plan has {len(planned)} trials; {MOST_TRIALS} are the most. Use fewer "
@@ -109,11 +108,10 @@ class Planning:
         return None
 
     async def _check(self, plan: Plan) -> None:
-        missing = sorted(set(plan.measures) - AVAILABLE)
-        if missing:
+        if "score" in plan.measures and isinstance(plan.prompts, SyntheticPrompts):
             raise InvalidRequest(
-                f"The measure `{missing[0]}` is not available in this service; there are "
-                f"{', '.join(sorted(AVAILABLE))}.",
+                "The measure `score` needs texts of which a score says something: prompts of kind "
+                "`inline`, `file` or `records`, not `synthetic`.",
                 param="measures",
             )
         if isinstance(plan.prompts, FilePrompts):
@@ -122,6 +120,7 @@ class Planning:
                 "`triptych experiment run` does.",
                 param="prompts.kind",
             )
+        planned_probes(plan)
         for index, arm in enumerate(plan.arms):
             await self._check_model(arm.model, index)
             sampling_of(arm, index, seed=plan.seed, max_tokens=None, exact=False)

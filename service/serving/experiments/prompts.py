@@ -1,11 +1,12 @@
 """Prompts of experiments: of the plan, of records, or synthetic and cut to an arm's tokens."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
 
 from service.core.chat import ChatPrompt, Message, Prompt, TextPrompt, TokenPrompt
+from service.core.chat.stored import read_prompt
 from service.core.errors import InvalidRequest
 from service.core.experiments.plan import InlinePrompts, Plan
 from service.core.experiments.schedule import Slot, size_class
@@ -19,8 +20,6 @@ from service.serving.models.pool import Pool
 _WORDS_A_TOKEN = 1.0
 #: Most texts whose tokens are kept: those of a few repetitions, for all arms.
 _KEPT = 64
-
-ReadRecord = Callable[[str], Awaitable[RequestRecord | None]]
 
 
 class GivenPrompt(Struct, frozen=True, kw_only=True):
@@ -79,29 +78,14 @@ def recorded_prompt(record: RequestRecord, new_tokens: int | None) -> GivenPromp
     content = record.prompt_content
     if content is None:
         return None
-    prompt: ChatPrompt | TextPrompt
-    if record.endpoint == "completion":
-        if _is_token_ids(content):
-            return None  # of one model's vocabulary
-        prompt = TextPrompt(content)
-    else:
-        try:
-            prompt = ChatPrompt(msgspec.json.decode(content, type=tuple[Message, ...]))
-        except msgspec.DecodeError:
-            return None
+    prompt = read_prompt(content)
+    if isinstance(prompt, TokenPrompt):
+        return None  # of one model's vocabulary
     own = (record.sampling or {}).get("max_tokens")
     kept = own if isinstance(own, int) else None
     return GivenPrompt(
         id=record.request_id, prompt=prompt, new_tokens=kept if new_tokens is None else new_tokens
     )
-
-
-def _is_token_ids(content: str) -> bool:
-    try:
-        msgspec.json.decode(content, type=list[int])
-    except msgspec.DecodeError:
-        return False
-    return True
 
 
 class SyntheticTokens:

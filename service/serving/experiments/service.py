@@ -28,6 +28,7 @@ from service.serving.experiments.run import STORE_PAUSE_S, Run, progress_of
 from service.serving.experiments.storing import Storing
 from service.serving.experiments.trial_runner import TrialRunner
 from service.serving.requests.chat import ChatService
+from service.serving.scores.service import ScoreService
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class ExperimentService:
         store: ExperimentStore,
         planning: Planning,
         *,
+        scores: ScoreService,
         environment: Environment,
         max_wait_s: float = 30.0,
         enabled: bool = True,
@@ -55,6 +57,7 @@ class ExperimentService:
         self._chat = chat
         self._storing = Storing(store)
         self._planning = planning
+        self._scores = scores
         self._environment = environment
         self._max_wait_s = max_wait_s
         self._enabled = enabled
@@ -227,7 +230,9 @@ class ExperimentService:
             await run.enter("running", started_at_ns=self._wall_ns())
         else:
             await run.enter("running", continued=experiment.continued + 1)
-        runner = TrialRunner(self._chat, run.experiment, prompts, max_wait_s=self._max_wait_s)
+        runner = TrialRunner(
+            self._chat, self._scores, run.experiment, prompts, max_wait_s=self._max_wait_s
+        )
         await run.trials(runner)
         await run.enter(
             "done", ended_at_ns=self._wall_ns(), environment=dict(await self._environment())

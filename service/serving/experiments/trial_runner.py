@@ -16,10 +16,14 @@ from service.core.experiments.progress import Wait
 from service.core.experiments.texts import synthetic_text
 from service.core.experiments.trial import Trial
 from service.core.ids import new_request_id
+from service.core.probes import graded
 from service.serving.experiments.measured import measured
+from service.serving.experiments.probes import planned_probes
 from service.serving.experiments.prompts import GivenPrompt, SyntheticTokens, text_seed
 from service.serving.experiments.sampling import sampling_of
+from service.serving.experiments.scoring import Scoring
 from service.serving.requests.chat import ChatService
+from service.serving.scores.service import ScoreService
 
 #: How often a trial asks for a machine of its own before it runs beside others.
 QUIET_ATTEMPTS: Final = 3
@@ -36,6 +40,7 @@ class TrialRunner:
     def __init__(
         self,
         chat: ChatService,
+        scores: ScoreService,
         experiment: Experiment,
         prompts: Mapping[str, GivenPrompt],
         *,
@@ -50,6 +55,8 @@ class TrialRunner:
         self._max_wait_s = max_wait_s
         self._clock_ns = clock_ns
         self._wall_ns = wall_ns
+        self._probes = planned_probes(experiment.plan)
+        self._scoring = Scoring(scores, chat.pool, experiment)
         self._synthetic = SyntheticTokens(chat.pool, chat.gate, experiment.plan)
         # The conversation of the unit that runs, with the arm's own answers.
         self._said: tuple[Message, ...] = ()
@@ -86,6 +93,8 @@ class TrialRunner:
                 waiting(None)
 
     async def _once(self, trial: Trial, isolated_within_s: float | None) -> Trial:
+        if trial.measure == "score":
+            return await self._scoring.run(trial, self._given(trial).text)
         request = await self._request(trial)
         async with self._chat.open(request, isolated_within_s=isolated_within_s) as answer:
             events = [event async for event in answer]
@@ -94,7 +103,11 @@ class TrialRunner:
             assert isinstance(request.prompt, ChatPrompt)
             said = Message(role="assistant", content=text)
             self._said = (*request.prompt.messages, said)
-        return measured(trial, answer.record, text=text, isolation=answer.isolation)
+        done = measured(trial, answer.record, text=text, isolation=answer.isolation)
+        if trial.probe is None:
+            return done
+        right = graded(self._probes[trial.prompt_id].item, text)
+        return msgspec.structs.replace(done, values={**done.values, trial.probe: float(right)})
 
     async def _request(self, trial: Trial) -> ChatRequest:
         prompt, sampling = await self._asked(trial)
@@ -120,10 +133,17 @@ class TrialRunner:
             model = self._plan.arms[trial.arm].model
             prompt = await self._synthetic.prompt(model, trial.prompt_id, trial.context_tokens)
             return prompt, self._sampling(trial, self._plan.prompts.new_tokens, exact=True)
+        if trial.probe is not None:
+            item = self._probes[trial.prompt_id].item
+            return ChatPrompt(item.messages), self._sampling(trial, item.max_tokens, exact=False)
+        given = self._given(trial)
+        return given.prompt, self._sampling(trial, given.new_tokens, exact=False)
+
+    def _given(self, trial: Trial) -> GivenPrompt:
         given = self._prompts.get(trial.prompt_id)
         if given is None:
             raise NotFound(f"The prompt of the record {trial.prompt_id} is not stored any more.")
-        return given.prompt, self._sampling(trial, given.new_tokens, exact=False)
+        return given
 
     def _turn(self, trial: Trial) -> ChatPrompt:
         """All that was said in the arm's conversation, and the user's next words."""

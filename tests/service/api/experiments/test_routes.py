@@ -135,6 +135,9 @@ def test_conversations_and_texts_of_the_plan_are_asked(live):
         ({"prompts": {"kind": "records", "filter": {"family": "plant"}}}, 400, "prompts.filter",
          "plant"),
         ({"prompts": {"kind": "records"}}, 400, "prompts.filter", "store_content"),
+        ({"measures": ["score"]}, 400, "measures", "inline"),
+        ({"measures": ["probes"], "probes": {"levels": {"recall": [10_000]}}}, 400,
+         "probes.levels.recall", "levels 1 to"),
         ({"unknown": 1}, 400, "unknown", "unknown"),
         ({"repetitions": 0}, 400, "repetitions", ">= 1"),
         ({"repetitions": 1000, "prompts": {"kind": "inline", "items": ["x"] * 60}}, 400,
@@ -221,3 +224,40 @@ def test_a_failed_trial_is_not_the_end(serve):
     assert {t["error"] for t in trials if t["arm"] == 0} == {"no memory for it"}
     assert {t["state"] for t in trials if t["arm"] == 1} == {"done"}
     assert experiment["environment"]["cores"] >= 1
+
+
+def test_texts_are_scored_once_by_each_arm(live):
+    """Echo models are certain of everything: 0 bits per byte."""
+    asked = plan(
+        measures=["score"],
+        prompts={"kind": "inline", "items": ["one two", "three"]},
+        repetitions=3,
+    )
+    created = live.post("/v1/experiments", asked).json()
+    assert ended(live, created["id"])["failed"] == 0
+    trials = live.get(f"/v1/experiments/{created['id']}/trials").json()["data"]
+
+    assert {(t["arm"], t["prompt_id"], t["measure"]) for t in trials} == {
+        (arm, item, "score") for arm in (0, 1) for item in ("item-1", "item-2")
+    }
+    assert {t["values"]["bits_per_byte"] for t in trials} == {0.0}
+    assert live.record(trials[0]["request_id"])["experiment_id"] == created["id"]
+
+
+def test_probes_are_asked_and_graded(live):
+    """An echo of the request to copy has more words than the copy; it never recalls a value."""
+    asked = plan(
+        arms=[{"model": "echo"}],
+        measures=["probes"],
+        probes={"kinds": ["recall", "copy"], "levels": {"recall": [2, 4], "copy": [3]}},
+    )
+    created = live.post("/v1/experiments", asked).json()
+    assert ended(live, created["id"])["failed"] == 0
+    trials = live.get(f"/v1/experiments/{created['id']}/trials").json()["data"]
+
+    assert {(t["probe"], t["level"], t["repetition"]) for t in trials} == {
+        (probe, level, repetition)
+        for probe, level in (("recall", 2), ("recall", 4), ("copy", 3))
+        for repetition in (0, 1)
+    }
+    assert {t["values"][t["probe"]] for t in trials} == {0.0}

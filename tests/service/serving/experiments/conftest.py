@@ -11,6 +11,7 @@ from service.serving.experiments.planning import Planning
 from service.serving.experiments.service import ExperimentService
 from service.serving.gate import Gate
 from service.serving.records.report import Reports
+from service.serving.scores.service import ScoreService
 from service.storage.experiments.memory import MemoryExperimentStore
 from service.storage.memory import MemoryRecordStore
 from support.bench import Bench
@@ -54,7 +55,12 @@ async def experiments(tmp_path):
         reports.append(Reports(MemoryRecordStore(), bench.sink))
         planning = Planning(bench.pool, routes=(), max_answer_tokens=100, records=reports[-1])
         service = ExperimentService(
-            bench.chat, store, planning, environment=_environment, max_wait_s=max_wait_s
+            bench.chat,
+            store,
+            planning,
+            scores=ScoreService(bench.chat),
+            environment=_environment,
+            max_wait_s=max_wait_s,
         )
         services.append(service)
         await service.start()
