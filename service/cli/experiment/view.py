@@ -23,6 +23,8 @@ WAITS: Final = {
     "store": "waits for the store",
 }
 
+_TIMED: Final = ("speed", "memory", "turns")
+
 
 def progress_bar() -> Progress:
     """A bar with the trials done, the time, and what the run waits for."""
@@ -59,20 +61,20 @@ def listing(experiments: Sequence[dict[str, Any]]) -> Table:
 
 
 def medians(plan: dict[str, Any], trials: Sequence[dict[str, Any]]) -> Table:
-    """Median TTFT, TPOT and memory of each arm by context; a look, not a verdict."""
+    """Median TTFT, TPOT and memory of each arm by context or turn; a look, not a verdict."""
     table = Table(box=None, title="medians", title_justify="left")
     table.add_column("model")
-    for name in ("context", "trials", "TTFT", "TPOT", "memory"):
+    for name in ("tokens", "trials", "TTFT", "TPOT", "memory"):
         table.add_column(name, justify="right")
-    groups: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    groups: dict[tuple[int, int, int], list[dict[str, Any]]] = {}
     for trial in trials:
-        if not trial["warmup"] and trial["state"] == "done":
-            context = trial["context_tokens"] or trial["prompt_tokens"] or 0
-            groups.setdefault((trial["arm"], context), []).append(trial)
-    for (arm, context), found in sorted(groups.items()):
+        if trial["measure"] in _TIMED and not trial["warmup"] and trial["state"] == "done":
+            context = trial["context_tokens"] or 0
+            groups.setdefault((trial["arm"], trial["turn"] or 0, context), []).append(trial)
+    for (arm, turn, context), found in sorted(groups.items()):
         table.add_row(
             plan["arms"][arm]["model"],
-            f"{context:,}",
+            f"turn {turn}" if turn else f"{context:,}" if context else "all",
             str(len(found)),
             _median(found, "ttft_ms", _ms),
             _median(found, "tpot_ms", _ms),
