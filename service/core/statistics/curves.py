@@ -14,6 +14,8 @@ MINIMUM_CONTEXTS: Final = 3
 #: A parabola must fit this much better than a line, by the F-test, before it is preferred.
 QUADRATIC_ALPHA: Final = 0.01
 
+_ROUNDING: Final = 1e-11
+
 Samples = Mapping[int, Sequence[float]]
 """Observations by context in tokens."""
 
@@ -105,6 +107,9 @@ def _solve(
 ) -> tuple[np.ndarray, float]:
     """Return coefficients, and the weighted sum of squared residuals."""
     coefficients = solver(contexts, weights, degree) @ medians
+    # What is nothing but rounding is nothing: a constant state has a slope of 0.
+    terms = np.abs(coefficients) * contexts.max() ** np.arange(degree + 1)
+    coefficients = np.where(terms < _ROUNDING * np.abs(medians).max(), 0.0, coefficients)
     residuals = medians - np.polynomial.polynomial.polyval(contexts, coefficients)
     return coefficients, float(np.sum(weights * residuals**2))
 

@@ -8,7 +8,7 @@ from typing import Final, Literal
 import numpy as np
 from msgspec import Struct
 
-from service.core.statistics import shares, signed_rank
+from service.core.statistics import intervals, shares, signed_rank
 
 #: Fewer pairs cannot give 95 % confidence: six pairs of one sign have a probability of 1/32.
 MINIMUM_PAIRS: Final = 6
@@ -59,10 +59,10 @@ def refuse(
 def compare_ratios(
     metric: str, arms: tuple[str, str], pairs: Sequence[Pair], *, better: Direction = "lower"
 ) -> Comparison:
-    """Compare positive values, such as latencies, by the typical ratio b/a of a pair.
+    """Compare positive values, such as latencies, by the median of the pairs' ratios b/a.
 
-    The ratio is the Hodges-Lehmann centre of the pairs' logarithmic ratios with the interval that
-    Wilcoxon's signed-rank test inverts to: interval and probability never contradict each other.
+    The interval is of order statistics, the probability of Wilcoxon's signed-rank test on the
+    logarithms; docs/decisions/0013-intervals-of-ratios.md says why.
     Repetitions of a prompt are not independent: each prompt counts once, by the median of its
     repetitions. Only if there is a single prompt are its repetitions the pairs, and `note` says so.
     """
@@ -83,7 +83,7 @@ def compare_ratios(
     if len(values) < MINIMUM_PAIRS:
         reason = f"{len(values)} pairs, {MINIMUM_PAIRS} needed"
         return refuse(metric, arms, reason, better=better, n=len(values))
-    center = signed_rank.center(values)
+    center = intervals.median(values.tolist())
     return Comparison(
         metric=metric,
         arms=arms,

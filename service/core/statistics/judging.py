@@ -1,50 +1,18 @@
-"""Verdicts on comparisons: which arm is better, the same, or cannot be told."""
+"""Judging of comparisons: which arm is better, the same, or cannot be told."""
 
 import math
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final
 
-from msgspec import Struct
 from scipy import stats
 
 from service.core.statistics.intervals import CONFIDENCE
 from service.core.statistics.paired import Comparison
+from service.core.statistics.verdict import NO_DIFFERENCE, UNDECIDED, Kind, Verdict
 
 ALPHA: Final = 1 - CONFIDENCE
 #: More pairs than this are not worth a number.
 MANY_PAIRS: Final = 100_000
-NO_DIFFERENCE: Final = "no_difference"
-UNDECIDED: Final = "undecided"
-
-Kind = Literal["resolved", "equivalent", "unresolved", "not_tested"]
-
-
-class Verdict(Struct, frozen=True, kw_only=True):
-    """What can be said about two arms in one metric."""
-
-    metric: str
-    arms: tuple[str, str]
-    ratio: float | None
-    """b/a; None for right and wrong answers, which have a `difference`."""
-    low: float | None
-    high: float | None
-    n: int
-    """Independent pairs."""
-    verdict: str
-    """The better arm, `no_difference` within the margin, or `undecided`."""
-    reason: str | None
-    """Why it is undecided, or what to know about the pairs."""
-    kind: Kind
-    difference: float | None = None
-    """b - a; `low` and `high` then belong to it."""
-    p: float | None = None
-    holm: int = 0
-    """How many comparisons Holm's correction was over; 0 if nothing was tested."""
-    exact: bool = False
-    """Values repeat exactly: `low` and `high` are the range over prompts, not an interval."""
-    margin: float
-    pairs_to_settle: int | None = None
-    """About how many pairs would give a verdict; None if it has one or none would."""
 
 
 def holm(probabilities: Sequence[float]) -> list[float]:
