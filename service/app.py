@@ -37,7 +37,7 @@ from service.serving.records.report import Reports
 from service.serving.requests.chat import ChatService
 from service.serving.requests.compare import CompareService
 from service.serving.requests.recorder import Recorder
-from service.serving.routes.curves import Curves
+from service.serving.routes.costs.curves import Curves
 from service.serving.routes.router import Router
 from service.serving.routes.table import RouteTable
 from service.serving.scores.service import ScoreService

@@ -17,7 +17,7 @@ from service.serving.experiments.service import ExperimentService
 from service.serving.models.pool import Pool
 from service.serving.records.report import Reports
 from service.serving.requests.chat import ChatService
-from service.serving.routes.curves import Curves, latest_answers
+from service.serving.routes.costs.curves import Curves, latest_answers
 from service.serving.votes.service import VoteService
 from service.settings import Settings
 from service.storage.folder_lock import FolderLock

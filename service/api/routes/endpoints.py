@@ -8,7 +8,7 @@ from service.api.records import ReportsOfService
 from service.api.routes.schema import NewRoute, RouteList, RouteView
 from service.api.services import Deps
 from service.core.routes.route import Route
-from service.serving.routes.explain import Explanation, explain
+from service.serving.routes.reports.explain import Explanation, explain
 
 
 @get("/", summary="List routes")

@@ -9,8 +9,8 @@ from msgspec import Struct
 
 from service.core.routes.curves import AskedCost
 from service.core.routes.facts import Prediction
-from service.serving.routes.fit import Fit, fit
-from service.serving.routes.observation import Observation
+from service.serving.routes.costs.fit import Fit, fit
+from service.serving.routes.costs.observation import Observation
 
 #: Latest observations that are kept of each octave of prompt lengths: a flood of short prompts
 #: leaves what is known of long ones.

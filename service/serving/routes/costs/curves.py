@@ -10,8 +10,8 @@ from service.core.record import RequestRecord
 from service.core.routes.curves import AskedCost
 from service.core.routes.facts import Prediction
 from service.core.summary import served_id
-from service.serving.routes.model_curves import ModelCurves
-from service.serving.routes.observation import Observation
+from service.serving.routes.costs.model_curves import ModelCurves
+from service.serving.routes.costs.observation import Observation
 
 #: Latest records that a start reads.
 WARM_UP_RECORDS: Final = 2000

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.serving.routes.fit import fit
+from service.serving.routes.costs.fit import fit
 
 COEFFICIENTS = st.lists(st.floats(0, 10).map(lambda x: round(x, 2)), min_size=3, max_size=3)
 

@@ -8,8 +8,8 @@ from service.core.metrics import derive
 from service.core.record import RequestRecord
 from service.core.routes.curves import AskedCost
 from service.core.work import Energy
-from service.serving.routes.curves import WARM_UP_RECORDS, Curves, latest_answers
-from service.serving.routes.model_curves import KEPT_PER_OCTAVE
+from service.serving.routes.costs.curves import WARM_UP_RECORDS, Curves, latest_answers
+from service.serving.routes.costs.model_curves import KEPT_PER_OCTAVE
 from service.storage.memory import MemoryRecordStore
 
 MS = 1_000_000

@@ -1,0 +1,1 @@
+"""Costs by length and load, learned from finished requests."""

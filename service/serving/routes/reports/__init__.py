@@ -1,0 +1,1 @@
+"""What routes decided: explanations of single decisions, statistics of arms."""
