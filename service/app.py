@@ -38,6 +38,7 @@ from service.serving.requests.chat import ChatService
 from service.serving.requests.compare import CompareService
 from service.serving.requests.recorder import Recorder
 from service.serving.routes.costs.curves import Curves
+from service.serving.routes.reports.statistics import RouteReports
 from service.serving.routes.router import Router
 from service.serving.routes.table import RouteTable
 from service.serving.scores.service import ScoreService
@@ -98,6 +99,7 @@ def create_application(settings: Settings) -> Application:
     router = Router(routes, lambda: pool.statuses, curves=curves)
     chat = ChatService(pool, recorder, gate, router)
     reports = Reports(store, writer)
+    route_reports = RouteReports(store, writer)
     votes = VoteService(open_vote_store(database), reports)
     scores = ScoreService(chat)
     experiments = ExperimentService(
@@ -123,6 +125,7 @@ def create_application(settings: Settings) -> Application:
         scores=scores,
         experiments=experiments,
         reports=reports,
+        route_reports=route_reports,
         votes=votes,
         sink=writer,
         writer_stats=writer.stats,
@@ -140,6 +143,7 @@ def create_application(settings: Settings) -> Application:
         writer=writer,
         store=store,
         route_store=route_store,
+        route_reports=route_reports,
         curves=curves,
         reports=reports,
         votes=votes,

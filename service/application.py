@@ -18,6 +18,7 @@ from service.serving.models.pool import Pool
 from service.serving.records.report import Reports
 from service.serving.requests.chat import ChatService
 from service.serving.routes.costs.curves import Curves, latest_answers
+from service.serving.routes.reports.statistics import RouteReports
 from service.serving.votes.service import VoteService
 from service.settings import Settings
 from service.storage.folder_lock import FolderLock
@@ -44,6 +45,7 @@ class Application:
     writer: RecordWriter
     store: RecordStore
     route_store: RouteStore
+    route_reports: RouteReports
     curves: Curves
     reports: Reports
     votes: VoteService
@@ -76,6 +78,7 @@ class Application:
             await self.chat.shadows.aclose()
             await self._close_engines()
             self.reports.close()
+            self.route_reports.close()
             self.votes.close()
             lost = self.writer.close()
             self.experiment_store.close()

@@ -67,8 +67,8 @@ def provide_filter(  # noqa: PLR0913 - one argument a query parameter
         endpoint=endpoint,
         requested_model=requested_model,
         comparison_id=comparison_id,
-        since_ns=_instant_ns("since", since),
-        until_ns=_instant_ns("until", until),
+        since_ns=instant_ns("since", since),
+        until_ns=instant_ns("until", until),
     )
 
 
@@ -157,7 +157,7 @@ async def export_records(
     )
 
 
-def _instant_ns(name: str, text: str | None) -> int | None:
+def instant_ns(name: str, text: str | None) -> int | None:
     """Read a query parameter as nanoseconds since the epoch."""
     if text is None:
         return None

@@ -14,6 +14,7 @@ from service.serving.models.pool import Pool
 from service.serving.records.report import Reports
 from service.serving.requests.chat import ChatService
 from service.serving.requests.compare import CompareService
+from service.serving.routes.reports.statistics import RouteReports
 from service.serving.routes.table import RouteTable
 from service.serving.scores.service import ScoreService
 from service.serving.votes.service import VoteService
@@ -32,6 +33,7 @@ class Services:
     scores: ScoreService
     experiments: ExperimentService
     reports: Reports
+    route_reports: RouteReports
     votes: VoteService
     sink: RecordSink
     writer_stats: Callable[[], WriterStats]

@@ -172,6 +172,8 @@ class RecordFilter(Struct, frozen=True, kw_only=True):
     requested_model: str | None = None
     route: str | None = None
     """Requests that this route decided on."""
+    with_error: bool = False
+    """Only requests that ended with an error code."""
     comparison_id: str | None = None
     since_ns: int | None = None
     """Wall clock, inclusive."""

@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, select, tuple_
 from service.core.ports import RecordFilter
 from service.storage.cursor import Position
 from service.storage.rows import Served
-from service.storage.tables import IS_ROUTED, model_build, request_record
+from service.storage.tables import HAS_ERROR, IS_ROUTED, model_build, request_record
 
 #: The order of pages and exports.
 KEYS = (request_record.c.accepted_at_ns, request_record.c.request_id)
@@ -53,6 +53,8 @@ def matching(where: RecordFilter) -> list[ColumnElement[bool]]:
         conditions.append(request_record.c.accepted_at_ns < where.until_ns)
     if where.route is not None:
         conditions += [request_record.c.requested_model == where.route, IS_ROUTED]
+    if where.with_error:
+        conditions.append(HAS_ERROR)
     served_by = {model_build.c.model: where.model, model_build.c.family: where.family}
     builds = [column == value for column, value in served_by.items() if value is not None]
     if builds:

@@ -87,6 +87,7 @@ def _matches(record: RequestRecord, where: RecordFilter) -> bool:
     equal = ("model", "family", "status", "endpoint", "requested_model", "comparison_id")
     return (
         all(getattr(where, name) in (None, getattr(record, name)) for name in equal)
+        and (not where.with_error or record.error_code is not None)
         and (
             where.route is None
             or (record.requested_model == where.route and record.route not in (None, "direct"))

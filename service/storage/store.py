@@ -110,14 +110,14 @@ class SqlRecordStore:
     ) -> RecordSummary:
         """Summarize matching records from their columns; a comparison's few, from their rows.
 
-        Those of a route have no column that tells them from others: from their rows, too.
+        Those of a route, and those with an error, have no column: from their rows, too.
         """
 
         def check() -> None:
             if cancelled():
                 raise QueryCancelled("the summary was cancelled")
 
-        if where.comparison_id is not None or where.route is not None:
+        if where.comparison_id is not None or where.route is not None or where.with_error:
             return summarize(_checked(self.iterate(where), check), window_ns=window_ns)
         # NumPy takes a tenth of a second to import and is needed for nothing else here.
         from service.storage.columns.block_columns import BlockColumns

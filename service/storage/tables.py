@@ -226,3 +226,15 @@ Index(
     sqlite_where=IS_ROUTED,
     postgresql_where=IS_ROUTED,
 )
+
+HAS_ERROR = request_record.c.error_code.is_not(None)
+
+#: Requests that failed or were refused: few, so that errors can be counted by what was asked for.
+Index(
+    "ix_request_record_error",
+    request_record.c.requested_model,
+    request_record.c.accepted_at_ns,
+    request_record.c.request_id,
+    sqlite_where=HAS_ERROR,
+    postgresql_where=HAS_ERROR,
+)

@@ -4,11 +4,12 @@ from litestar import Router, delete, get, post, put
 from litestar.params import FromPath, JSONBody
 from litestar.types import ControllerRouterHandler
 
-from service.api.records import ReportsOfService
+from service.api.records import Instant, ReportsOfService, instant_ns
 from service.api.routes.schema import NewRoute, RouteList, RouteView
 from service.api.services import Deps
 from service.core.routes.route import Route
 from service.serving.routes.reports.explain import Explanation, explain
+from service.serving.routes.reports.statistics import RouteStatistics
 
 
 @get("/", summary="List routes")
@@ -49,6 +50,25 @@ async def delete_route(services: Deps, route_id: FromPath[str]) -> None:
     await services.routes.delete(route_id)
 
 
+@get("/{route_id:str}/stats", summary="Statistics of a route's arms")
+async def route_statistics(
+    services: Deps,
+    route_id: FromPath[str],
+    since: Instant = None,
+    until: Instant = None,
+) -> RouteStatistics:
+    """Per arm: requests, errors, tokens, bytes and percentiles of TTFT, TPOT and end-to-end time.
+
+    Of a weighted route also comparisons of its arms, which may be looked at as often as one likes.
+    """
+    return await services.route_reports.statistics(
+        route_id,
+        services.routes.entry(route_id).route,
+        since_ns=instant_ns("since", since),
+        until_ns=instant_ns("until", until),
+    )
+
+
 @get("/v1/records/{request_id:str}/route", summary="Explain a route's decision", tags=["records"])
 async def explain_request(reports: ReportsOfService, request_id: FromPath[str]) -> Explanation:
     """What the route of a request decided and by which facts, and the same computed again."""
@@ -59,7 +79,14 @@ async def explain_request(reports: ReportsOfService, request_id: FromPath[str]) 
 route_handlers: list[ControllerRouterHandler] = [
     Router(
         "/v1/routes",
-        route_handlers=[list_routes, create_route, get_route, replace_route, delete_route],
+        route_handlers=[
+            list_routes,
+            create_route,
+            get_route,
+            replace_route,
+            delete_route,
+            route_statistics,
+        ],
         tags=["routes"],
     ),
     explain_request,

@@ -42,6 +42,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop the tables and the columns."""
     op.drop_table("vote")
+    op.drop_index("ix_request_record_error", "request_record")
     op.drop_index("ix_request_record_routed", "request_record")
     op.drop_table("route")
     op.drop_table("experiment_trial")
@@ -99,11 +100,15 @@ def _create_routes() -> None:
         sa.Column("id", sa.Text(), primary_key=True),
         sa.Column("document", sa.JSON(), nullable=False),
     )
-    routed = sa.text("route != 'direct'")
-    op.create_index(
-        "ix_request_record_routed",
-        "request_record",
-        ["requested_model", "accepted_at_ns", "request_id"],
-        sqlite_where=routed,
-        postgresql_where=routed,
-    )
+    conditions = {
+        "ix_request_record_routed": sa.text("route != 'direct'"),
+        "ix_request_record_error": sa.text("error_code IS NOT NULL"),
+    }
+    for name, condition in conditions.items():
+        op.create_index(
+            name,
+            "request_record",
+            ["requested_model", "accepted_at_ns", "request_id"],
+            sqlite_where=condition,
+            postgresql_where=condition,
+        )
