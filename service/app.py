@@ -95,7 +95,7 @@ def create_application(settings: Settings) -> Application:
     curves = Curves()
     recorder = Recorder(writer, [metrics, curves], store_content=settings.store_content == "full")
     route_store = open_routes(database)
-    routes = RouteTable(settings.routes, pool.models, route_store)
+    routes = RouteTable(settings.routes, pool.models, route_store, prepare=curves.prepare)
     router = Router(routes, lambda: pool.statuses, curves=curves)
     chat = ChatService(pool, recorder, gate, router)
     reports = Reports(store, writer)
@@ -142,6 +142,7 @@ def create_application(settings: Settings) -> Application:
         torch_host=torch_host,
         writer=writer,
         store=store,
+        routes=routes,
         route_store=route_store,
         route_reports=route_reports,
         curves=curves,

@@ -19,6 +19,7 @@ from service.serving.records.report import Reports
 from service.serving.requests.chat import ChatService
 from service.serving.routes.costs.curves import Curves, latest_answers
 from service.serving.routes.reports.statistics import RouteReports
+from service.serving.routes.table import RouteTable
 from service.serving.votes.service import VoteService
 from service.settings import Settings
 from service.storage.folder_lock import FolderLock
@@ -44,6 +45,7 @@ class Application:
     torch_host: TorchHost
     writer: RecordWriter
     store: RecordStore
+    routes: RouteTable
     route_store: RouteStore
     route_reports: RouteReports
     curves: Curves
@@ -89,8 +91,10 @@ class Application:
                 log.error("%d records could not be written", lost)
 
     async def _learn(self) -> None:
-        """Fit the curves of routes to what was measured before this start."""
+        """Let the curves of routes know what was measured before this start."""
         try:
+            for route in tuple(self.routes.values()):
+                await asyncio.to_thread(self.curves.prepare, route)
             self.curves.learn(await asyncio.to_thread(latest_answers, self.store))
         except StoreUnavailable as error:
             log.warning("routes know nothing of earlier requests: %s", error)

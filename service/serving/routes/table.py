@@ -43,9 +43,10 @@ class RouteTable(Mapping[str, Route]):
         store: RouteStore | None = None,
         *,
         crossovers: Crossovers | None = None,
+        prepare: Callable[[Route], None] = lambda _: None,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        """Read the store.
+        """Read the store. *prepare* is called in a thread before a new route is used.
 
         Raises ConfigError for a route of the configuration that hides a model or names one that
         does not exist, or StoreUnavailable.
@@ -54,6 +55,7 @@ class RouteTable(Mapping[str, Route]):
         self._models = models
         self._store = store
         self._crossovers = crossovers
+        self._prepare = prepare
         self._wall_ns = wall_ns
         self._changing = asyncio.Lock()
         self._stored: dict[str, StoredRoute] = {}
@@ -137,6 +139,7 @@ class RouteTable(Mapping[str, Route]):
 
     async def _put(self, name: str, route: Route) -> RouteEntry:
         self._check(name, route)
+        await asyncio.to_thread(self._prepare, route)
         now_ns = self._wall_ns()
         known = self._stored.get(name)
         new = (

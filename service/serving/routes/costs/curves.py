@@ -1,5 +1,6 @@
 """Curves: costs by length of every model, fitted to the requests that were measured here."""
 
+import importlib
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -9,6 +10,7 @@ from service.core.ports import RecordFilter, RecordStore
 from service.core.record import RequestRecord
 from service.core.routes.curves import AskedCost
 from service.core.routes.facts import Prediction
+from service.core.routes.route import CheapestRoute, Route
 from service.core.summary import served_id
 from service.serving.routes.costs.model_curves import ModelCurves
 from service.serving.routes.costs.observation import Observation
@@ -46,6 +48,15 @@ class Curves:
         """Learn from records, oldest first."""
         for record in records:
             self.finished(record, derive(record))
+
+    @staticmethod
+    def prepare(route: Route) -> None:
+        """Import what fitting takes, if the route asks for costs. Blocks for a tenth of a second.
+
+        The event loop would otherwise stand still at the route's first request.
+        """
+        if isinstance(route, CheapestRoute):
+            importlib.import_module("numpy")
 
     # As what routes ask
 
