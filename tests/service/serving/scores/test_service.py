@@ -18,6 +18,8 @@ from service.serving.gate import Gate
 from service.serving.models.pool import Pool
 from service.serving.requests.chat import ChatService
 from service.serving.requests.recorder import Recorder
+from service.serving.routes.router import Router
+from service.serving.routes.table import RouteTable
 from service.serving.scores.service import ScoreRequest, ScoreService, TextScored
 from support.bench import ListSink
 
@@ -52,7 +54,8 @@ class Echoes:
             gate,
             probe=False,
         )
-        self.chat = ChatService(pool, Recorder(self.sink), gate, {})
+        router = Router(RouteTable({}, pool.models), lambda: pool.statuses)
+        self.chat = ChatService(pool, Recorder(self.sink), gate, router)
         self.scores = ScoreService(self.chat)
 
     async def score(self, *models, texts=("one two three",), **fields):
