@@ -36,6 +36,7 @@ from service.api.operations import (
     show_runtime,
 )
 from service.api.records import record_handlers
+from service.api.replays.routes import replay_handlers
 from service.api.request_id import add_request_id
 from service.api.routes.endpoints import route_handlers
 from service.api.score.routes import create_score
@@ -73,6 +74,7 @@ ROUTES: list[ControllerRouterHandler] = [
     *record_handlers,
     vote_handlers,
     *experiment_handlers,
+    *replay_handlers,
     *route_handlers,
 ]
 

@@ -8,6 +8,7 @@ from litestar.params import SkipValidation
 
 from service.core.ports import RecordSink, WriterStats
 from service.core.runtime import Runtime
+from service.serving.experiments.replay import ReplayService
 from service.serving.experiments.service import ExperimentService
 from service.serving.memory.report import MemoryReport
 from service.serving.models.pool import Pool
@@ -45,6 +46,11 @@ class Services:
     memory: Callable[[], Awaitable[MemoryReport]]
     """Who holds how much."""
     version: str
+
+    @property
+    def replays(self) -> ReplayService:
+        """Replays keep nothing of their own: experiments run them, records are their pairs."""
+        return ReplayService(self.experiments, self.reports)
 
 
 Deps = NamedDependency[SkipValidation[Services]]

@@ -24,6 +24,8 @@ class Experiment(Struct, frozen=True, kw_only=True):
     planned_trials: int
     record_ids: tuple[str, ...] = ()
     """Records whose prompts the arms are given, chosen when the experiment was created."""
+    unusable_records: dict[str, int] = {}
+    """Records that matched and were left out, by the reason."""
     continued: int = 0
     """How often it went on after the service had stopped."""
     environment: dict[str, Any] | None = None

@@ -59,6 +59,9 @@ class RecordPrompts(
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
     new_tokens: Annotated[int, Meta(ge=1)] | None = None
     """Longest answer; None keeps each record's own."""
+    keep_parameters: bool = False
+    """Ask with each record's own sampling parameters, except those that an arm names, and leave
+    out what cannot be asked again so: a replay."""
 
 
 Prompts = SyntheticPrompts | InlinePrompts | FilePrompts | RecordPrompts

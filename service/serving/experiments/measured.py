@@ -42,6 +42,7 @@ def values_of(record: RequestRecord) -> dict[str, float | None]:
         "memory_bytes": live_state_bytes(record.state),
         **state,
         "energy_j": None if joules is None else joules / 1e6,
+        "completion_bytes": record.completion_bytes,
         "cached_tokens": record.cached_tokens,
         "prefill_flops": record.work.prefill_flops,
         "decode_flops": record.work.decode_flops,

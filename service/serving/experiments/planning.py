@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
+
+from msgspec import Struct
 
 from service.core.errors import (
     InvalidRequest,
@@ -24,7 +27,8 @@ from service.core.experiments.trial import Trial
 from service.core.ports import RecordFilter
 from service.core.record import RequestRecord
 from service.serving.experiments.probes import planned_probes
-from service.serving.experiments.prompts import GivenPrompt, inline_prompts, recorded_prompt
+from service.serving.experiments.prompts import GivenPrompt, inline_prompts
+from service.serving.experiments.recorded import recorded_prompt
 from service.serving.experiments.sampling import sampling_of
 from service.serving.models.pool import Pool
 from service.serving.records.report import Reports
@@ -33,6 +37,14 @@ MOST_TRIALS: Final = 100_000
 #: Records that are read for prompts of a filter before their search is given up.
 _MOST_READ: Final = 100_000
 _PAGE: Final = 500
+
+
+class Chosen(Struct, frozen=True, kw_only=True):
+    """Records whose prompts are used."""
+
+    record_ids: tuple[str, ...] = ()
+    unusable: dict[str, int] = {}
+    """Records that were read and left out, by the reason; see `recorded.Unusable`."""
 
 
 class Planning:
@@ -51,41 +63,50 @@ class Planning:
         self._max_answer_tokens = max_answer_tokens
         self._records = records
 
-    async def record_ids(self, plan: Plan, where: RecordFilter | None) -> tuple[str, ...]:
+    async def records(self, plan: Plan, where: RecordFilter | None) -> Chosen:
         """Check the plan, and choose the records whose prompts it uses, newest first.
 
         Raises InvalidRequest or ModelNotFound naming the field.
         """
         await self._check(plan)
         if not isinstance(plan.prompts, RecordPrompts):
-            return ()
+            return Chosen()
         found: list[str] = []
+        unusable: Counter[str] = Counter()
         cursor, read = None, 0
         while len(found) < plan.prompts.limit and read < _MOST_READ:
             page = await self._records.page(where or RecordFilter(), limit=_PAGE, cursor=cursor)
-            usable = (recorded_prompt(each, plan.prompts.new_tokens) for each in page.data)
-            found += [prompt.id for prompt in usable if prompt is not None]
-            read, cursor = read + len(page.data), page.next_cursor
+            for record in page.data:
+                prompt = recorded_prompt(record, plan.prompts)
+                if isinstance(prompt, GivenPrompt):
+                    found.append(prompt.id)
+                else:
+                    unusable[prompt] += 1
+                read += 1
+                if len(found) == plan.prompts.limit:
+                    break
+            cursor = page.next_cursor
             if cursor is None:
                 break
         if not found:
+            reasons = ", ".join(f"{name}: {count}" for name, count in unusable.most_common())
             raise InvalidRequest(
-                f"None of the {read} records that `prompts.filter` matches has a stored prompt: "
-                'prompts are kept with `store_content = "full"` alone, and prompts of token ids '
-                "are of one model.",
+                f"None of the {read} records that `prompts.filter` matches has a prompt that can "
+                f"be asked again ({reasons or 'none matches'}): prompts are kept with "
+                '`store_content = "full"` alone, and prompts of token ids are of one model.',
                 param="prompts.filter",
             )
-        return tuple(found[: plan.prompts.limit])
+        return Chosen(record_ids=tuple(found), unusable=dict(unusable))
 
     async def prompts(self, plan: Plan, record_ids: Sequence[str]) -> dict[str, GivenPrompt]:
         """Prompts by their id; those of records that are gone are left out."""
         match plan.prompts:
             case InlinePrompts():
                 return inline_prompts(plan.prompts)
-            case RecordPrompts(new_tokens=new_tokens):
+            case RecordPrompts() as asked:
                 records = [await self._record(each) for each in record_ids]
-                found = (recorded_prompt(each, new_tokens) for each in records if each)
-                return {prompt.id: prompt for prompt in found if prompt is not None}
+                found = (recorded_prompt(each, asked) for each in records if each)
+                return {prompt.id: prompt for prompt in found if isinstance(prompt, GivenPrompt)}
             case _:
                 return {}
 

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec import Struct
 
-from service.core.chat import ChatPrompt, Message, Prompt, TextPrompt, TokenPrompt
-from service.core.chat.stored import read_prompt
+from service.core.chat import ChatPrompt, Message, Prompt, Sampling, TextPrompt, TokenPrompt
 from service.core.errors import InvalidRequest
 from service.core.experiments.plan import InlinePrompts, Plan
 from service.core.experiments.schedule import Slot, size_class
@@ -29,6 +28,8 @@ class GivenPrompt(Struct, frozen=True, kw_only=True):
     prompt: ChatPrompt | TextPrompt
     new_tokens: int | None
     """Longest answer; None: until the model ends it."""
+    sampling: Sampling | None = None
+    """Parameters that it was asked with and is to be asked with again; None: those of the arm."""
 
     @property
     def slot(self) -> Slot:
@@ -71,21 +72,6 @@ def _messages(found: Sequence[Mapping[str, str]], where: str) -> tuple[Message, 
         return msgspec.convert(found, tuple[Message, ...])
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"`{where}`: {error}.", param=where) from error
-
-
-def recorded_prompt(record: RequestRecord, new_tokens: int | None) -> GivenPrompt | None:
-    """The prompt of a record whose contents were stored; None without, or if it was tokens."""
-    content = record.prompt_content
-    if content is None:
-        return None
-    prompt = read_prompt(content)
-    if isinstance(prompt, TokenPrompt):
-        return None  # of one model's vocabulary
-    own = (record.sampling or {}).get("max_tokens")
-    kept = own if isinstance(own, int) else None
-    return GivenPrompt(
-        id=record.request_id, prompt=prompt, new_tokens=kept if new_tokens is None else new_tokens
-    )
 
 
 class SyntheticTokens:

@@ -28,6 +28,12 @@ def sampling_of(
     return Sampling(**given, max_tokens=max_tokens)
 
 
+def kept_sampling(arm: Arm, index: int, own: Sampling, *, max_tokens: int | None) -> Sampling:
+    """A recorded request's own sampling, except for what the arm names and the longest answer."""
+    named = {name: _checked(index, name, value) for name, value in arm.sampling.items()}
+    return msgspec.structs.replace(own, **named, max_tokens=max_tokens)
+
+
 def _checked(index: int, name: str, value: object) -> object:
     where = f"arms[{index}].sampling.{name}"
     if name in _DECIDED:

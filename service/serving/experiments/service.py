@@ -105,14 +105,15 @@ class ExperimentService:
                 f"{MOST_QUEUED} experiments wait already; cancel one, or try again later.",
                 retry_after_s=_RETRY_S,
             )
-        record_ids = await self._planning.record_ids(plan, records)
-        planned = await self._planning.trials(plan, record_ids)
+        chosen = await self._planning.records(plan, records)
+        planned = await self._planning.trials(plan, chosen.record_ids)
         experiment = Experiment(
             id=new_experiment_id(),
             plan=plan,
             created_at_ns=self._wall_ns(),
             planned_trials=len(planned),
-            record_ids=record_ids,
+            record_ids=chosen.record_ids,
+            unusable_records=chosen.unusable,
         )
         await self._storing.ask(self._storing.store.put, experiment)
         self._queue.append(experiment)

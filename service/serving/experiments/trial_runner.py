@@ -11,7 +11,7 @@ from service.core.chat import ChatPrompt, ChatRequest, Message, Prompt, Sampling
 from service.core.errors import Draining, MachineBusy, NotFound, TriptychError, Unavailable
 from service.core.events import Delta, Finished
 from service.core.experiments.experiment import Experiment
-from service.core.experiments.plan import SyntheticPrompts
+from service.core.experiments.plan import RecordPrompts, SyntheticPrompts
 from service.core.experiments.progress import Wait
 from service.core.experiments.texts import synthetic_text
 from service.core.experiments.trial import Trial
@@ -20,7 +20,7 @@ from service.core.probes import graded
 from service.serving.experiments.measured import measured
 from service.serving.experiments.probes import planned_probes
 from service.serving.experiments.prompts import GivenPrompt, SyntheticTokens, text_seed
-from service.serving.experiments.sampling import sampling_of
+from service.serving.experiments.sampling import kept_sampling, sampling_of
 from service.serving.experiments.scoring import Scoring
 from service.serving.requests.chat import ChatService
 from service.serving.scores.service import ScoreService
@@ -118,6 +118,7 @@ class TrialRunner:
             sampling=sampling,
             endpoint="experiment",
             arm=trial.arm,
+            replay_of=trial.prompt_id if isinstance(self._plan.prompts, RecordPrompts) else None,
             experiment_id=self._experiment.id,
             accepted_ns=self._clock_ns(),
             accepted_at_ns=self._wall_ns(),
@@ -137,6 +138,11 @@ class TrialRunner:
             item = self._probes[trial.prompt_id].item
             return ChatPrompt(item.messages), self._sampling(trial, item.max_tokens, exact=False)
         given = self._given(trial)
+        if given.sampling is not None:
+            arm = self._plan.arms[trial.arm]
+            return given.prompt, kept_sampling(
+                arm, trial.arm, given.sampling, max_tokens=given.new_tokens
+            )
         return given.prompt, self._sampling(trial, given.new_tokens, exact=False)
 
     def _given(self, trial: Trial) -> GivenPrompt:

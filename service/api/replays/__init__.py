@@ -1,0 +1,1 @@
+"""Recorded conversations asked again over HTTP."""
