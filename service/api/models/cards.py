@@ -9,7 +9,7 @@ from model_registry.spec import Family
 from service.core.events import ModelMemory
 from service.core.model_status import ArchitectureSummary, LoadState, ModelStatus
 from service.core.ports import LoadProgress
-from service.core.routes.route import LeastBusyRoute, Route, WeightedRoute
+from service.core.routes.route import BlindRoute, LeastBusyRoute, Route, WeightedRoute
 
 OWNER = "triptych"
 
@@ -51,6 +51,7 @@ class CardRoute(Struct, frozen=True, kw_only=True):
 
     policy: str
     arms: list[CardArm]
+    """Empty for a blind route: their counts of requests would tell which one answers."""
 
 
 class ModelCard(Struct, frozen=True, kw_only=True):
@@ -142,7 +143,9 @@ def route_card(
     """Write the card of a route: the context of its shortest arm, the status of its best."""
     arms = [models[model] for model in route.models]
     weights = weights_of(route)
+    blind = isinstance(route, BlindRoute)
     context_tokens = min(arm.spec.context_tokens for arm in arms)
+    status = _best([card_status(arm) for arm in arms])
     families = {arm.spec.family for arm in arms}
     return ModelCard(
         id=name,
@@ -152,13 +155,14 @@ def route_card(
         parent=None,
         max_model_len=context_tokens,
         context_length=context_tokens,
-        status=_best([card_status(arm) for arm in arms]),
-        family=families.pop() if len(families) == 1 else None,
+        status=_unnamed(status) if blind else status,
+        family=families.pop() if len(families) == 1 and not blind else None,
         route=CardRoute(
             policy=route.policy,
             arms=[
                 CardArm(model=arm.id, weight=weights.get(arm.id), status=card_status(arm))
                 for arm in arms
+                if not blind
             ],
         ),
     )
@@ -169,6 +173,11 @@ def weights_of(route: Route) -> Mapping[str, float]:
     if isinstance(route, (WeightedRoute, LeastBusyRoute)):
         return {arm.model: arm.weight for arm in route.arms}
     return {}
+
+
+def _unnamed(status: CardStatus) -> CardStatus:
+    """A status without what is an arm's own."""
+    return CardStatus(value=status.value, state=status.state, failed=status.failed)
 
 
 def _best(arms: Sequence[CardStatus]) -> CardStatus:

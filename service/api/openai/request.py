@@ -20,7 +20,7 @@ from service.core.chat import (
 )
 from service.core.chat.sampling import Sampling
 from service.core.errors import InvalidRequest, UnsupportedField
-from service.core.routes.route import Route, sticky_header
+from service.core.routes.route import BlindRoute, Route, sticky_header
 from service.settings import Settings
 
 CHAT_ID_HEADER = "x-openwebui-chat-id"
@@ -111,6 +111,7 @@ def chat_request(
     if body.top_logprobs and not body.logprobs:
         raise InvalidRequest("`top_logprobs` needs `logprobs: true`.", param="top_logprobs")
     name = model_name(model, body.model)
+    _check_blind(body, name, limits)
     return ChatRequest(
         request_id=caller.request_id,
         model=name,
@@ -139,6 +140,7 @@ def completion_requests(
     if body.stream and len(prompts) > 1:
         raise UnsupportedField("A stream answers one prompt; `prompt` has several.", param="prompt")
     name = model_name(model, body.model)
+    _check_blind(body, name, limits)
     sampled = sampling(body, limits, logprobs=body.logprobs)
     return tuple(
         ChatRequest(
@@ -164,6 +166,19 @@ def model_name(of_path: str | None, of_body: str | None) -> str:
     if name := of_path or of_body:
         return name
     raise InvalidRequest("`model` is missing.", param="model")
+
+
+def _check_blind(body: ChatCompletionBody | CompletionBody, name: str, limits: Limits) -> None:
+    """Refuse what shows a model's own tokens where the model is hidden."""
+    if not isinstance(limits.routes.get(name), BlindRoute):
+        return
+    for field in ("logprobs", "return_token_ids", "echo"):
+        asked = getattr(body, field, None)
+        if asked is not None and asked is not False:  # 0 log-probabilities are some
+            raise UnsupportedField(
+                f"`{field}` would tell which model answers, and `{name}` is a blind route.",
+                param=field,
+            )
 
 
 def _check_stream_options(body: ChatCompletionBody | CompletionBody) -> None:

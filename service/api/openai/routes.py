@@ -30,7 +30,6 @@ from service.api.openai.whole import (
     chat_completion,
     collect,
     completion,
-    served_headers,
 )
 from service.api.request_id import request_id_of
 from service.api.services import Deps, Services
@@ -140,7 +139,7 @@ def _stream(
 
 
 def _whole(request: HttpRequest, content: ChatCompletion | Completion, whole: WholeText) -> ASGIApp:
-    response = Response(content, headers=served_headers(whole.model, whole.policy))
+    response = Response(content, headers=whole.headers)
     return response.to_asgi_response(None, request)
 
 

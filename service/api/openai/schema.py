@@ -144,6 +144,8 @@ class Usage(Struct, frozen=True, kw_only=True):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: CachedTokens | None = None
+    response_id: str | UnsetType = UNSET
+    """Only of blind routes: the answer's id, which chat tools keep with the usage."""
 
 
 class AnswerMetrics(RequestMetrics, frozen=True, kw_only=True):
@@ -229,8 +231,9 @@ class ChatCompletion(Struct, frozen=True, kw_only=True):
     model: str
     choices: list[ChatChoice]
     usage: Usage | None
-    metrics: AnswerMetrics
-    timings: Timings
+    metrics: AnswerMetrics | UnsetType = UNSET
+    """Left out where the arm is hidden, or several models answered."""
+    timings: Timings | UnsetType = UNSET
     system_fingerprint: str | None = None
 
 

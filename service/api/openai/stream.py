@@ -8,16 +8,18 @@ from msgspec import UNSET, UnsetType, structs
 
 from service.api.openai.logprobs import chat_logprobs, completion_logprobs
 from service.api.openai.schema import (
+    AnswerMetrics,
     ChatChunkChoice,
     ChatCompletionChunk,
     ChatDelta,
     Completion,
     CompletionChoice,
     StreamOptions,
+    Timings,
     Usage,
 )
 from service.api.openai.usage import metrics, timings, usage
-from service.api.openai.whole import answer_id, served_headers
+from service.api.openai.whole import answer_id, blind_usage, served_headers
 from service.api.sse import DONE, data
 from service.core.chat import ChatRequest
 from service.core.events import Delta, EngineEvent, Finished, FinishReason, Started, TokenLogprob
@@ -110,7 +112,7 @@ class AnswerStream:
         """Name the model that answers, once that is decided."""
         if self._answer is None:
             return {}
-        return served_headers(self._answer.model, self._answer.choice.policy)
+        return served_headers(self._answer)
 
     async def frames(self) -> AsyncGenerator[bytes]:
         """Yield chunks as events, the last with metrics and timings, then `[DONE]`.
@@ -122,7 +124,7 @@ class AnswerStream:
             chunks: ChatChunks | CompletionChunks | None = None
             async for event in self._answer:
                 if chunks is None:
-                    chunks = self._chunks(self._request, self._answer.model or "")
+                    chunks = self._chunks(self._request, self._answer.shown_model or "")
                 self._take(event)
                 if isinstance(event, Finished):
                     for chunk in self._last(chunks, event.reason, self._answer):
@@ -193,7 +195,11 @@ class AnswerStream:
         end = self._piece(chunks, reason)
         record = answer.record
         times = answer.metrics
-        extras = {"metrics": metrics(record, times), "timings": timings(record, times)}
+        hidden = answer.choice.hidden
+        extras: dict[str, AnswerMetrics | Timings] = (
+            {} if hidden else {"metrics": metrics(record, times), "timings": timings(record, times)}
+        )
         if not self._include_usage:
             return [structs.replace(end, **extras)]
-        return [end, structs.replace(chunks.closing(), usage=usage(record), **extras)]
+        counted = blind_usage(self._request, record) if hidden else usage(record)
+        return [end, structs.replace(chunks.closing(), usage=counted, **extras)]

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 from itertools import chain
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from service.api.openai.logprobs import chat_logprobs, completion_logprobs
 from service.api.openai.schema import (
@@ -27,7 +27,10 @@ class WholeText(Struct, frozen=True, kw_only=True):
     """Complete answer; what its engine did not report is None."""
 
     model: str
-    policy: str
+    """As clients may be told."""
+    hidden: bool
+    """Nothing may tell which model answered."""
+    headers: dict[str, str]
     text: str
     logprobs: tuple[TokenLogprob, ...] | None
     token_ids: tuple[int, ...] | None
@@ -51,8 +54,9 @@ async def collect(answer: Answer) -> WholeText:
     scores = [event.prompt_logprobs for event in started] + [event.logprobs for event in deltas]
     ids = [event.token_ids for event in deltas]
     return WholeText(
-        model=answer.model,
-        policy=answer.choice.policy,
+        model=answer.shown_model or answer.model,
+        hidden=answer.choice.hidden,
+        headers=served_headers(answer),
         text="".join(texts),
         logprobs=_joined(each for each in scores if each is not None),
         token_ids=None if None in ids else tuple(chain.from_iterable(filter(None, ids))),
@@ -69,9 +73,25 @@ def _joined(scores: Iterable[tuple[TokenLogprob, ...]]) -> tuple[TokenLogprob, .
     return tuple(chain.from_iterable(parts)) if parts else None
 
 
-def served_headers(model: str | None, policy: str) -> dict[str, str]:
+def served_headers(answer: Answer) -> dict[str, str]:
     """Name the model that answers; left out while a route has not decided."""
-    return {"x-route-policy": policy} | ({"x-served-model": model} if model else {})
+    named = {"x-served-model": answer.shown_model} if answer.shown_model else {}
+    return {"x-route-policy": answer.choice.policy} | named
+
+
+def blind_usage(request: ChatRequest, record: RequestRecord) -> Usage | None:
+    """Token counts without what only some models have, and the answer's id.
+
+    Chat tools keep the usage with the message: their exports of ratings then tell which answers
+    were compared.
+    """
+    counted = usage(record)
+    if counted is None:
+        return None
+    kind = "chatcmpl" if request.endpoint == "chat" else "cmpl"
+    return structs.replace(
+        counted, prompt_tokens_details=None, response_id=answer_id(request, kind)
+    )
 
 
 def answer_id(request: ChatRequest, prefix: str) -> str:
@@ -95,9 +115,9 @@ def chat_completion(
                 token_ids=_listed(whole.token_ids) if token_ids else UNSET,
             )
         ],
-        usage=usage(whole.record),
-        metrics=metrics(whole.record, whole.metrics),
-        timings=timings(whole.record, whole.metrics),
+        usage=blind_usage(request, whole.record) if whole.hidden else usage(whole.record),
+        metrics=UNSET if whole.hidden else metrics(whole.record, whole.metrics),
+        timings=UNSET if whole.hidden else timings(whole.record, whole.metrics),
     )
 
 
@@ -106,6 +126,8 @@ def completion(
 ) -> Completion:
     """Write the answers to one or several prompts."""
     single = wholes[0] if len(wholes) == 1 else None
+    hidden = any(whole.hidden for whole in wholes)
+    measured = single if not hidden else None
     return Completion(
         id=answer_id(request, "cmpl"),
         created=int(time.time()),
@@ -116,15 +138,17 @@ def completion(
                 index=index,
                 finish_reason=whole.finished.reason,
                 logprobs=None if whole.logprobs is None else completion_logprobs(whole.logprobs),
-                metrics=UNSET if single else metrics(whole.record, whole.metrics),
+                metrics=UNSET if single or hidden else metrics(whole.record, whole.metrics),
                 token_ids=_listed(whole.token_ids) if token_ids else UNSET,
                 prompt_token_ids=_listed(whole.prompt_token_ids) if token_ids else UNSET,
             )
             for index, whole in enumerate(wholes)
         ],
-        usage=_summed(usage(whole.record) for whole in wholes),
-        metrics=metrics(single.record, single.metrics) if single else UNSET,
-        timings=timings(single.record, single.metrics) if single else UNSET,
+        usage=blind_usage(request, wholes[0].record)
+        if hidden and single
+        else _summed(usage(whole.record) for whole in wholes),
+        metrics=metrics(measured.record, measured.metrics) if measured else UNSET,
+        timings=timings(measured.record, measured.metrics) if measured else UNSET,
     )
 
 

@@ -68,17 +68,18 @@ def rate(votes: Sequence[Vote], *, route: str | None, seed: int) -> Ratings:
     reasons = Counter(vote.not_counted for vote in votes if vote.not_counted is not None)
     outcomes = Counter(outcome for vote in counted for outcome in _outcomes(vote))
     # NumPy takes a tenth of a second to import and is needed for nothing else here.
-    from service.core.statistics import bradley_terry
+    from service.core.statistics.bradley_terry import Vote as Preference
+    from service.core.statistics.bradley_terry import strengths
 
-    strengths = bradley_terry.strengths(
+    fitted = strengths(
         [
-            bradley_terry.Vote(left=vote.left_model, right=vote.right_model, choice=vote.choice)
+            Preference(left=vote.left_model, right=vote.right_model, choice=vote.choice)
             for vote in counted
         ],
         seed=seed,
         resamples=RESAMPLES,
     )
-    names = [each.model for each in strengths]
+    names = [each.model for each in fitted]
     models = tuple(
         RatedModel(
             model=each.model,
@@ -91,7 +92,7 @@ def rate(votes: Sequence[Vote], *, route: str | None, seed: int) -> Ratings:
                 for kind in ("wins", "losses", "ties", "both_bad")
             },
         )
-        for each in strengths
+        for each in fitted
     )
     pairs = [
         _pair(stronger, weaker, outcomes)

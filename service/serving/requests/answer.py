@@ -29,6 +29,7 @@ from service.core.routes.decision import Decision
 from service.serving.gate import Gate, Isolation
 from service.serving.models.lease import Lease
 from service.serving.models.pool import Pool
+from service.serving.requests.masking import masked
 from service.serving.requests.quarantine import Quarantine
 from service.serving.requests.recorder import Recording
 from service.serving.requests.setbacks import Setbacks
@@ -90,6 +91,11 @@ class Answer:
         return self._recording.record
 
     @property
+    def shown_model(self) -> str | None:
+        """The model that clients may be told: the route's own id where the arm is hidden."""
+        return self.request.model if self.choice.hidden else self.model
+
+    @property
     def metrics(self) -> RequestMetrics:
         """Metrics of `record`; derived once when it is final."""
         return self._recording.metrics
@@ -120,6 +126,8 @@ class Answer:
                 self._recording.finish("interrupted", self._interruption.code)
             else:
                 self._recording.fail(error)
+            if self.choice.hidden and isinstance(error, TriptychError):
+                raise masked(error, self.request.model) from error
             raise
 
     async def _next_in_time(self) -> EngineEvent:
