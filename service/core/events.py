@@ -102,6 +102,8 @@ class Started(Struct, frozen=True, kw_only=True, tag="started"):
     prompt_tokens: int | None
     """None where it is told with `Finished`."""
     cached_tokens: int | None = None
+    """Prompt tokens whose state was taken from a cache."""
+    prefix: PrefixReuse = PrefixReuse()
     prompt_token_ids: tuple[int, ...] | None = None
     prompt_text: str | None = None
     """Only with `echo`."""

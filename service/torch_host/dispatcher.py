@@ -116,6 +116,7 @@ class Dispatcher:
                 context_tokens=hosted.context_tokens,
                 vocabulary_tokens=hosted.vocabulary_tokens,
                 max_answer_tokens=hosted.command.max_answer_tokens,
+                marks_message=hosted.by_snapshot,
             )
             sequence = await self._text.run(
                 build, model_id=model_id, characters=_characters(request.prompt)

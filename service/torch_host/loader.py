@@ -36,6 +36,8 @@ class HostedModel(Struct, frozen=True, kw_only=True):
     codec: TextCodec
     context_tokens: int
     vocabulary_tokens: int
+    by_snapshot: bool
+    """Whether its sequences continue at snapshots alone, one of them before the last message."""
 
 
 class ModelLoader:
@@ -142,6 +144,7 @@ def _described(
         codec=codec,
         context_tokens=model.context_tokens,
         vocabulary_tokens=model.vocabulary_tokens,
+        by_snapshot=model.copies is not None and model.copies.by_snapshot,
     )
     loaded = Loaded(
         model_id=command.model.id,

@@ -27,6 +27,7 @@ from service.engines.torch.protocol.messages import (
 from service.torch_host.faults import fault_message, log_fault
 from service.torch_host.heap import Heap
 from service.torch_host.memory_reports import MemoryReports
+from service.torch_host.prefix.prefixes import Prefixes
 from service.torch_host.sampling.choice import Choice, choose, score
 from service.torch_host.scheduling.scheduler import Decode, Prefill, Scheduler
 from service.torch_host.sequence import Sequence
@@ -62,7 +63,8 @@ class EngineLoop:
         self._models: dict[str, SlotModel] = {}
         self._sequences: dict[str, Sequence] = {}
         self._events: list[tuple[str, EngineEvent]] = []
-        self._memory = MemoryReports(self._models, self._scheduler.step_times, emit)
+        self._prefixes = Prefixes()
+        self._memory = MemoryReports(self._models, self._scheduler.step_times, self._prefixes, emit)
         self._heap = Heap()
         self._rested = True
         """Whether the loop was idle before this step, whose memory is then reported at once."""
@@ -88,6 +90,10 @@ class EngineLoop:
     def cancel(self, request_id: str) -> None:
         """Drop a request and free its slot before the next step; unknown ids are ignored."""
         self._commands.put(partial(self._cancel, request_id))
+
+    def limit_prefix_cache(self, max_bytes: int) -> None:
+        """Set the cap of the prefix cache, 0 at first; what exceeds it is evicted."""
+        self._commands.put(partial(self._prefixes.cache.limit, max_bytes))
 
     def stop(self) -> None:
         """Make `run` return after its current step."""
@@ -136,12 +142,13 @@ class EngineLoop:
         match step:
             case Prefill():
                 self._note((step.request_id,))
-                self._prefill(step, begin_ns)
+                step = self._prefill(step, begin_ns)
             case Decode():
                 self._note(step.request_ids)
                 self._decode(step, begin_ns)
         end_ns = time.monotonic_ns()
-        self._scheduler.spent(step, end_ns - begin_ns, end_ns)
+        spent_ns = end_ns - begin_ns - self._prefixes.take_copied_ns()
+        self._scheduler.spent(step, spent_ns, end_ns)
         if self._events:
             self._emit(Events(tuple(self._events)))
             self._events.clear()
@@ -150,7 +157,8 @@ class EngineLoop:
         self._heap.tidy()
         return True
 
-    def _prefill(self, step: Prefill, begin_ns: int) -> None:
+    def _prefill(self, step: Prefill, begin_ns: int) -> Prefill:
+        """Take the step, or what of it is left to do behind a restored prefix; return that."""
         sequence, model = self._sequences[step.request_id], self._models[step.model_id]
         if sequence.slot is None:
             sequence.slot = model.take(
@@ -159,19 +167,18 @@ class EngineLoop:
             )
             assert sequence.slot is not None  # the scheduler counts slots
             self._memory.changed(step.model_id)
+            step = self._scheduler.skip(step, self._prefixes.begin(sequence, model))
         sequence.scheduled(begin_ns, others=0)
         call = partial(self._prefill_chunk, sequence, model, step.tokens)
         logits = self._attempt([sequence], "a prefill", call)
         if logits is not None and sequence.prefilled:
             self._advance([sequence], logits.unsqueeze(0))
+        return step
 
     def _prefill_chunk(self, sequence: Sequence, model: SlotModel, tokens: int) -> Tensor:
         """Prefill one chunk and score it if asked; logits of its last token, (vocabulary,)."""
-        assert sequence.slot is not None
         start, scoring = sequence.read_tokens, sequence.scoring
-        chunk = sequence.to_read[start : start + tokens]
-        logits = model.prefill(sequence.slot, chunk, every_logit=scoring)
-        sequence.read_tokens += tokens
+        logits = self._prefixes.prefill(sequence, model, tokens, every_logit=scoring)
         if scoring:
             self._score(sequence, logits, sequence.to_read[start + 1 : start + 1 + tokens])
             logits = logits[-1]
@@ -250,6 +257,7 @@ class EngineLoop:
 
     def _finish(self, sequence: Sequence, model: SlotModel) -> None:
         assert sequence.slot is not None
+        self._prefixes.finish(sequence, model)
         finished = sequence.finished(state=model.state_bytes(sequence.slot), build=model.build)
         self._events.append((sequence.request_id, finished))
         self._retire(sequence)
@@ -298,6 +306,7 @@ class EngineLoop:
         if model is not None:
             self._scheduler.remove_model(model_id)
             self._memory.forget(model_id)
+            self._prefixes.forget(model_id)
             model.close()
             del model
             self._heap.release()

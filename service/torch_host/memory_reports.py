@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import torch
+from msgspec import structs
 
 from service.engines.torch.protocol.messages import DeviceMemory, FromHost, MemoryReport
 from service.engines.torch.protocol.messages import StepTimes as ReportedStepTimes
+from service.torch_host.prefix.prefixes import Prefixes
 from service.torch_host.scheduling.step_times import StepTimes
 from service.torch_host.slot_model import SlotModel
 
@@ -22,10 +24,12 @@ class MemoryReports:
         self,
         models: Mapping[str, SlotModel],
         step_times: Callable[[str], StepTimes],
+        prefixes: Prefixes,
         emit: Callable[[FromHost], None],
     ) -> None:
         self._models = models
         self._step_times = step_times
+        self._prefixes = prefixes
         self._emit = emit
         self._changed: set[str] = set()
         self._reported_ns: dict[str, int] = {}
@@ -51,9 +55,10 @@ class MemoryReports:
     def _report(self, model_id: str) -> MemoryReport:
         times = self._step_times(model_id)
         requests = times.decode.mean_size
+        held = self._prefixes.cache.held_by(model_id)
         return MemoryReport(
             model_id,
-            self._models[model_id].memory(),
+            structs.replace(self._models[model_id].memory(), snapshots_bytes=held),
             ReportedStepTimes(
                 decode_step_ns=_rounded(times.decode.mean_duration_ns),
                 decode_step_requests=None if requests is None else round(requests, 2),

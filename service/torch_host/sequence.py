@@ -3,6 +3,8 @@
 from collections.abc import Sequence as Row
 from typing import Final
 
+from msgspec import structs
+
 from service.core.chat import ChatPrompt, ChatRequest, TextPrompt
 from service.core.errors import InvalidRequest
 from service.core.events import (
@@ -18,6 +20,7 @@ from service.core.events import (
 from service.engines.limits import answer_limit, check_prompt, check_sampling
 from service.engines.text.answer_text import AnswerText
 from service.engines.text.codec import TextCodec
+from service.torch_host.prefix.reuse import Reuse
 from service.torch_host.sampling.choice import Choice
 from service.torch_host.sampling.sampler import Sampler
 
@@ -42,7 +45,9 @@ class Sequence:
         context_tokens: int,
         vocabulary_tokens: int,
         max_answer_tokens: int | None = None,
+        marks_message: bool = False,
     ) -> None:
+        """Tokenize the prompt; *marks_message* also finds where its last message begins."""
         self.request = request
         self.sampling = request.sampling
         self.request_id = request.request_id
@@ -67,6 +72,10 @@ class Sequence:
         """Whether every prompt token's log-probability is asked for."""
         if self.scores_prompt:
             check_scores(len(self.prompt_ids), self.sampling.logprobs or 0)
+        self.reuse = Reuse()
+        """Its part in the prefix cache."""
+        if marks_message and request.prefix_cache and isinstance(request.prompt, ChatPrompt):
+            self.reuse.message_start = codec.message_start(request.prompt, self.prompt_ids)
         self.slot: int | None = None
         self.to_read = self.prompt_ids
         """Tokens to prefill before the next one is sampled: the prompt, or all after a restart."""
@@ -137,6 +146,8 @@ class Sequence:
             queued_ns=self.queued_ns,
             scheduled_ns=self.scheduled_ns,
             prompt_tokens=len(self.prompt_ids),
+            cached_tokens=self.reuse.cached_tokens,
+            prefix=self.reuse.told,
             prompt_token_ids=tuple(self.prompt_ids) if echo else None,
             prompt_text=self._prompt_text() if echo else None,
         )
@@ -173,7 +184,7 @@ class Sequence:
             completion_tokens=len(self.token_ids),
             first_ns=self.first_ns,
             last_ns=self.last_ns,
-            state=state,
+            state=structs.replace(state, snapshot_bytes=self.reuse.snapshot_bytes),
             co_scheduled=self.co_scheduled,
             build=build,
         )

@@ -62,6 +62,10 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     experiment_id: str | None = None
     shadow_of: str | None = None
     """Request that this one shadows."""
+    cache_salt: str | None = None
+    """Only requests of the same salt continue each other's prefixes."""
+    prefix_cache: bool = True
+    """Continue a prefix of earlier requests where that is possible, and leave one for later."""
     replay_of: str | None = None
     """Request whose conversation this one answers again."""
     accepted_ns: int

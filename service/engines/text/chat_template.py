@@ -62,8 +62,11 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise ModelNotReady(f"the chat template cannot be compiled: {error}") from error
 
-    def render(self, prompt: ChatPrompt) -> Rendered:
-        """Render a conversation. Raises InvalidRequest with the template's own message."""
+    def render(self, prompt: ChatPrompt, *, opens_answer: bool = True) -> Rendered:
+        """Render a conversation, up to the beginning of an answer unless that is not wanted.
+
+        Raises InvalidRequest with the template's own message.
+        """
         if not prompt.messages:
             raise InvalidRequest("The conversation is empty.", param="messages")
         marks = _Marks(prompt.messages, self._special)
@@ -79,7 +82,7 @@ class ChatTemplate:
         try:
             text = self._template.render(
                 messages=messages,
-                add_generation_prompt=not prompt.continue_final_message,
+                add_generation_prompt=opens_answer and not prompt.continue_final_message,
                 tools=None,
                 documents=None,
                 **self._names,

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -153,6 +153,20 @@ class TextCodec:
         named = (self._named.get("bos_token"), END_OF_TEXT, self._named.get("eos_token"))
         ids = (self._tokenizer.token_to_id(token) for token in named if token)
         return next((id_ for id_ in (*added[:1], *ids) if id_ is not None), None)
+
+    def message_start(self, prompt: ChatPrompt, token_ids: Sequence[int]) -> int:
+        """Find where the last message of a conversation begins; 0 if that cannot be told.
+
+        It is where the tokens of the prompt leave those of the conversation without that message.
+        """
+        if self._template is None or prompt.continue_final_message or not prompt.messages[1:]:
+            return 0
+        try:
+            rendered = self._template.render(ChatPrompt(prompt.messages[:-1]), opens_answer=False)
+        except InvalidRequest:  # a template may refuse to end with this message
+            return 0
+        pairs = zip(self._encode_rendered(rendered), token_ids, strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     def token_bytes(self, token_id: int) -> bytes:
         """UTF-8 bytes that a token adds to an answer; none for a special token."""

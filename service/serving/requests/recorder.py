@@ -19,7 +19,7 @@ from service.core.errors import (
     TriptychError,
     Unavailable,
 )
-from service.core.events import Delta, EngineEvent, Finished, Started
+from service.core.events import Delta, EngineEvent, Finished, PrefixReuse, Started
 from service.core.metrics import RequestMetrics, derive, percentile
 from service.core.ports import RecordSink, RequestObserver
 from service.core.record import RequestRecord, Status, bounded
@@ -161,6 +161,7 @@ class Recording:
             scheduled_ns=None,
             prompt_tokens=None,
             cached_tokens=None,
+            prefix=PrefixReuse(),
         )
 
     def served_by(
@@ -193,6 +194,7 @@ class Recording:
                     scheduled_ns=event.scheduled_ns,
                     prompt_tokens=event.prompt_tokens,
                     cached_tokens=event.cached_tokens,
+                    prefix=event.prefix,
                 )
             case Delta():
                 self._take_text(event.text)

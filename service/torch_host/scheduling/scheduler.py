@@ -148,12 +148,22 @@ class ModelQueue:
         self._oldest_first = request_id != self._prefilling[0]
         self._prefilled_tokens += tokens
         if tokens == left:
-            self._prefilling.remove(request_id)
-            del self._left_tokens[request_id], self._chunk_limits[request_id]
-            self._running[request_id] = None
+            self._to_decoding(request_id)
         else:
             self._left_tokens[request_id] = left - tokens
         return Prefill(self.model_id, request_id, tokens)
+
+    def skip(self, step: Prefill, tokens: int) -> Prefill:
+        """Shorten a request's first chunk, since `tokens` of its prompt need no prefill."""
+        request_id = step.request_id
+        left = step.tokens + self._left_tokens.get(request_id, 0) - tokens
+        shortened = min(step.tokens, left)
+        self._prefilled_tokens -= step.tokens - shortened
+        if shortened < left:
+            self._left_tokens[request_id] = left - shortened
+        elif request_id in self._left_tokens:
+            self._to_decoding(request_id)
+        return step._replace(tokens=shortened)
 
     def next_decode(self) -> Decode:
         """Take a decode step of all running requests."""
@@ -171,6 +181,11 @@ class ModelQueue:
             case Decode(request_ids=request_ids):
                 self.step_times.decode.observe(len(request_ids), duration_ns)
                 self._token_ns, self.chunks = now_ns, chunks
+
+    def _to_decoding(self, request_id: str) -> None:
+        self._prefilling.remove(request_id)
+        del self._left_tokens[request_id], self._chunk_limits[request_id]
+        self._running[request_id] = None
 
     def _tokens_within(self, spare_ns: float, *, must: bool) -> int:
         """Most tokens of a chunk that lasts no longer than `spare_ns`."""
@@ -245,6 +260,10 @@ class Scheduler:
     def restart(self, model_id: str, request_id: str, tokens: int) -> None:
         """Prefill a running request again, `tokens` in all, in chunks like any prompt."""
         self._queues[model_id].restart(request_id, tokens)
+
+    def skip(self, step: Prefill, tokens: int) -> Prefill:
+        """Shorten a request's first chunk, since `tokens` of its prompt need no prefill."""
+        return self._queues[step.model_id].skip(step, tokens)
 
     def next(self, now_ns: int) -> Step | None:
         """Decide the next step; None if there is nothing to do."""

@@ -86,7 +86,7 @@ async def loaded(command):
 class Mute:
     """A model that was loaded, and then cannot say what it holds."""
 
-    context_tokens, vocabulary_tokens, build = 100, 10, None
+    context_tokens, vocabulary_tokens, build, copies = 100, 10, None, None
 
     def __init__(self):
         self.closed = False

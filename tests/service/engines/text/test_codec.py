@@ -47,6 +47,32 @@ def reference(folder):
     return AutoTokenizer.from_pretrained(folder)
 
 
+def test_the_last_message_begins_where_the_conversation_without_it_ends(codec):
+    """Another last message has the same tokens up to there; the first message begins nowhere."""
+    turns = ["hello the end", "hello ", "the €😀"]
+    ids = codec.encode(chat(*turns))
+    other = codec.encode(chat(*turns[:2], "end hello"))
+    start = codec.message_start(chat(*turns), ids)
+
+    assert 0 < start < len(ids)
+    assert ids[:start] == other[:start]
+    assert "end" in codec.decode(ids[:start])
+    assert "€" not in codec.decode(ids[:start])
+    assert codec.message_start(chat("hello"), codec.encode(chat("hello"))) == 0
+
+
+def test_a_template_that_refuses_the_rest_marks_no_message():
+    """Some templates want a user's message last: then nothing is known, and nothing fails."""
+    source = (
+        "{% if messages[-1]['role'] != 'user' %}{{ raise_exception('no user') }}{% endif %}"
+        "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    )
+    codec = TextCodec(tiny_text.byte_level(), named={}, template=source, eos_ids=())
+    prompt = chat("one", "two", "three")
+
+    assert codec.message_start(prompt, codec.encode(prompt)) == 0
+
+
 def test_a_conversation_is_tokenized_as_by_transformers(codec, reference):
     """Ids of template and contents are those of `apply_chat_template`."""
     turns = ["hello the end", "hello ", "the €😀"]

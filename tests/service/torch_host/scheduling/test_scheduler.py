@@ -175,6 +175,33 @@ def test_a_request_may_ask_for_smaller_chunks(queue):
     assert [step.tokens for step in steps(queue, 3)] == [3, 3, 1]
 
 
+def test_a_restored_prefix_needs_no_prefill():
+    """The first chunk shrinks to what is left, and the request decodes after it."""
+    scheduler = Scheduler()
+    scheduler.add_model("m", slots=2, chunk_tokens=256)
+    scheduler.submit("m", "restored", 200)
+    first = scheduler.next(0)
+    left = scheduler.skip(first, 190)
+    scheduler.spent(left, MS, MS)
+
+    assert (first.tokens, left.tokens) == (200, 10)
+    assert scheduler.next(MS) == Decode("m", ("restored",))
+
+
+@pytest.mark.parametrize(("prompt_tokens", "restored"), [(400, 100), (400, 390), (256, 255)])
+def test_a_restored_prefix_may_leave_several_chunks(prompt_tokens, restored):
+    """What is left is prefilled like any prompt, each token once."""
+    scheduler = Scheduler()
+    scheduler.add_model("m", slots=2, chunk_tokens=256)
+    scheduler.submit("m", "long", prompt_tokens)
+    taken = [scheduler.skip(scheduler.next(0), restored)]
+    while isinstance(step := scheduler.next(0), Prefill):
+        taken.append(step)
+
+    assert sum(step.tokens for step in taken) == prompt_tokens - restored
+    assert step == Decode("m", ("long",))
+
+
 def test_a_restarted_request_is_prefilled_in_chunks_and_decodes_again(queue):
     """It keeps its slot, and running requests get a token after every chunk of it."""
     for name in ("running", "restarted"):
