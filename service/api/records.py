@@ -80,7 +80,7 @@ def filter_of(values: Mapping[str, str], *, inside: str) -> RecordFilter:
                 f"`{inside}.{name}` is no filter; there are {', '.join(sorted(_FILTERS))}.",
                 param=f"{inside}.{name}",
             )
-    instants = {f"{name}_ns": _instant_ns(name, values.get(name)) for name in ("since", "until")}
+    instants = {f"{name}_ns": instant_ns(name, values.get(name)) for name in ("since", "until")}
     others = {name: value for name, value in values.items() if f"{name}_ns" not in instants}
     try:
         return msgspec.convert({**others, **instants}, RecordFilter)

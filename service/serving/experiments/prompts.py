@@ -11,7 +11,6 @@ from service.core.experiments.plan import InlinePrompts, Plan
 from service.core.experiments.schedule import Slot, size_class
 from service.core.experiments.texts import synthetic_text
 from service.core.ports import Tokenizing
-from service.core.record import RequestRecord
 from service.serving.gate import Gate
 from service.serving.models.pool import Pool
 

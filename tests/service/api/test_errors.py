@@ -162,6 +162,8 @@ STATUSES = {
     "ModelNotReady": 424,
     "DoesNotFit": 400,
     "Draining": 503,
+    "ShadowSkipped": 503,
+    "ShadowYielded": 503,
     "StoreUnavailable": 503,
     "EngineFailed": 503,
     "EngineDied": 503,
