@@ -135,6 +135,9 @@ def _intervals(
         return (None,) * (degree + 1), (None,) * (degree + 1)
     matrix = solver(contexts, weights, degree)
     coefficients, squares = _solve(contexts, medians, weights, degree)
+    if squares <= _ROUNDING**2 * float(np.sum(weights * medians**2)):
+        found = tuple(coefficients.tolist())
+        return found, found
     deviations = np.sqrt(np.sum(matrix**2 / weights, axis=1) * squares / freedom)
     half = deviations * stats.t.ppf((1 + CONFIDENCE) / 2, freedom)
     return tuple((coefficients - half).tolist()), tuple((coefficients + half).tolist())

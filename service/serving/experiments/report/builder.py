@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 
+import msgspec
+
 from service.core.experiments.plan import Plan
 from service.core.experiments.report import Report, ReportArm
 from service.core.experiments.trial import Trial
@@ -42,7 +44,7 @@ def build(
         crossovers=crossings,
         verdicts=judged,
         pareto=tuple(dominated),
-        environment=dict(environment),
+        environment=msgspec.to_builtins(dict(environment), enc_hook=str),
         not_said=(
             *unsaid.of_trials(observations, arms),
             *unsaid.of_verdicts(judged),

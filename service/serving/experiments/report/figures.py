@@ -48,7 +48,8 @@ def _curves(report: Report) -> Iterator[Figure]:
             title=title,
             caption=f"Medians with intervals of 95 %, single values faint, fits as lines"
             f"{', predictions as open diamonds' if any(c.predicted for c in curves) else ''}; "
-            f"crossovers with their intervals as grey bands. {described.better} is better.",
+            "crossovers with their intervals as grey bands. "
+            f"{described.better.capitalize()} is better.",
             data=[trace for curve in curves for trace in _curve(report, curve)],
             layout=layout(
                 "context, tokens",

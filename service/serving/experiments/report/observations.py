@@ -1,5 +1,6 @@
 """Observations: trials that count, by arm and metric, and the pairs that they form."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -58,7 +59,7 @@ class Observations:
         """Yield an arm's values, also of trials that do not count."""
         for trial in self._by_arm[arm]:
             value = value_of(trial, metric)
-            if value is not None:
+            if value is not None and math.isfinite(value):
                 yield Observation(trial=trial, value=value)
 
     def counted(self, arm: int, metric: Metric) -> list[Observation]:

@@ -61,6 +61,8 @@ def layout(x: str, y: str, **more: object) -> Json:
         "legend": {"orientation": "h", "y": 1.08, "yanchor": "bottom", "x": 0},
         "hovermode": "closest",
     }
+    # Just above the axes, however high the figure is.
+    base["legend"]["y"] = 1 + 10 / (float(str(more.get("height", 380))) - 75)
     for key, value in more.items():
         base[key] = {**base[key], **value} if isinstance(value, dict) and key in base else value
     return base
@@ -84,6 +86,7 @@ def band(x: Sequence[float], low: Sequence[float], high: Sequence[float], colour
     red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
     return {
         "type": "scatter",
+        "mode": "lines",
         "x": [*x, *reversed(x)],
         "y": [*high, *reversed(low)],
         "fill": "toself",

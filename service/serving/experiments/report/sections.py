@@ -90,12 +90,40 @@ def _crossovers(report: Report) -> Section:
         key="crossovers",
         title="Crossovers",
         sentences=tuple(crossover_sentence(each) for each in report.crossovers),
+        tables=tuple(_ratios(report)),
     )
+
+
+def _ratios(report: Report) -> Iterator[Table]:
+    for metric in dict.fromkeys(each.metric for each in report.context_ratios):
+        found = [each for each in report.context_ratios if each.metric == metric]
+        contexts = sorted({each.context_tokens for each in found})
+        by_pair = {
+            arms: {each.context_tokens: each.ratio for each in found if each.arms == arms}
+            for arms in dict.fromkeys(each.arms for each in found)
+        }
+        yield Table(
+            caption=f"{metric_named(metric).heading} at each context: second arm over first",
+            header=("arms", *(f"{context:,} tokens" for context in contexts)),
+            rows=tuple(
+                (f"{arms[1]} / {arms[0]}", *(_ratio(ratios.get(context)) for context in contexts))
+                for arms, ratios in by_pair.items()
+            ),
+        )
+
+
+def _ratio(found: ValueWithInterval | None) -> str:
+    if found is None:
+        return ""
+    if found.low is None or found.high is None:
+        return f"{ratio(found.value)}, n = {found.n}"
+    return f"{ratio(found.value)} [{ratio(found.low)}, {ratio(found.high)}], n = {found.n}"
 
 
 def _curves(report: Report) -> Section:
     tables = []
     for metric in dict.fromkeys(curve.metric for curve in report.curves):
+        described = metric_named(metric)
         curves = [curve for curve in report.curves if curve.metric == metric]
         rows = tuple(
             (
@@ -108,10 +136,9 @@ def _curves(report: Report) -> Section:
             for curve in curves
             for point in curve.points
         )
-        title = metric_named(metric).title
         tables.append(
             Table(
-                caption=f"{title} by context: medians with intervals of 95 %",
+                caption=f"{described.heading} by context: medians with intervals of 95 %",
                 header=("arm", "tokens", "median", "interval", "n"),
                 rows=rows,
             )
@@ -120,7 +147,7 @@ def _curves(report: Report) -> Section:
         if fitted:
             tables.append(
                 Table(
-                    caption=f"{title} as a curve over L tokens ({metric_named(metric).unit})",
+                    caption=f"{described.heading} as a curve over L tokens ({described.unit})",
                     header=("arm", "fit", "R²", "valid for"),
                     rows=tuple(
                         (
@@ -170,7 +197,7 @@ def _percentile(found: ValueWithInterval | None, metric: str) -> str:
 def _probes(report: Report) -> Section:
     tables = tuple(
         Table(
-            caption=f"{metric_named(probe).title}, with Wilson intervals of 95 %",
+            caption=f"{metric_named(probe).heading}, with Wilson intervals of 95 %",
             header=("arm", "level", "right", "interval", "n"),
             rows=tuple(
                 (

@@ -33,7 +33,9 @@ def of_trials(observations: Observations, arms: Sequence[ReportArm]) -> Iterator
             reason = f"{arm.failed} of {arm.failed + arm.done} trials failed: {why}"
             yield NotSaid(about=arm.name, reason=reason)
         if arm.cold:
-            reason = f"{arm.cold} trials waited for the model to load and are left out"
+            reason = (
+                f"left out: {arm.cold} of {arm.done} trials, which waited for the model to load"
+            )
             yield NotSaid(about=arm.name, reason=reason)
         timed = metric_named("tpot_ms")
         disturbed = [
@@ -44,8 +46,8 @@ def of_trials(observations: Observations, arms: Sequence[ReportArm]) -> Iterator
         if disturbed:
             kinds = sorted({kind for trial in disturbed for kind in trial.disturbances})
             reason = (
-                f"{len(disturbed)} trials were disturbed ({', '.join(kinds)}); "
-                "their times are left out"
+                f"left out: the times of {len(disturbed)} of {arm.done} trials, which were "
+                f"disturbed ({', '.join(kinds)})"
             )
             yield NotSaid(about=arm.name, reason=reason)
 
