@@ -11,7 +11,7 @@ from service.core.errors import QueryCancelled
 from service.core.metrics import Quantiles
 from service.core.ports import RecordFilter, RecordSink, RecordStore
 from service.core.record import RequestRecord, Status
-from service.core.routes.route import Route, WeightedRoute
+from service.core.routes.route import BlindRoute, Route, WeightedRoute
 from service.core.summary import Summary, served_id
 from service.serving.records.query_pool import Cancelled, QueryPool
 from service.serving.routes.reports.comparison import ArmComparison, ArmMoments
@@ -49,7 +49,7 @@ class RouteStatistics(Struct, frozen=True, kw_only=True):
     until_ns: int | None
     arms: tuple[ArmStatistics, ...]
     comparisons: tuple[ArmComparison, ...]
-    """Of a weighted route, whose arms have like requests; of others none."""
+    """Of a weighted or blind route, whose arms have like requests; of others none."""
     compared_requests: int
     """Requests that `comparisons` are by: the first 20,000 of the period at most."""
     notes: tuple[str, ...]
@@ -86,7 +86,7 @@ def _statistics(
     notes = [] if all_errors else [f"errors by code are those of the first {MOST_ROWS:,} only"]
     comparisons: tuple[ArmComparison, ...] = ()
     compared = 0
-    if isinstance(route, WeightedRoute):
+    if isinstance(route, WeightedRoute | BlindRoute):
         comparisons, compared, more = _comparisons(store, name, route, where, cancelled)
         notes += more
     else:
@@ -148,7 +148,7 @@ def _errors(
 def _comparisons(
     store: RecordStore,
     name: str,
-    route: WeightedRoute,
+    route: WeightedRoute | BlindRoute,
     where: RecordFilter,
     cancelled: Cancelled,
 ) -> tuple[tuple[ArmComparison, ...], int, list[str]]:
