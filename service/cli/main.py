@@ -17,6 +17,7 @@ class LazyGroup(click.Group):
         "experiment": "service.cli.experiment.command",
         "models": "service.cli.models.command",
         "quantize": "service.cli.quantize",
+        "routes": "service.cli.routes.command",
         "score": "service.cli.score",
         "serve": "service.cli.serve",
         "top": "service.cli.top.command",

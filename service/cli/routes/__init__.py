@@ -1,0 +1,1 @@
+"""`triptych routes`."""
