@@ -9,6 +9,13 @@ from litestar.openapi import ResponseSpec
 from litestar.params import JSONBody, PathParameter, SkipValidation
 from litestar.types import ASGIApp
 
+from service.api.compare.chat import (
+    check_fields,
+    compare_headers,
+    comparison_of,
+    streamed_comparison,
+    whole_comparison,
+)
 from service.api.openai.fields import FieldCheck
 from service.api.openai.request import (
     Caller,
@@ -40,6 +47,7 @@ from service.api.sse import (
     cancelled_on_disconnect,
 )
 from service.core.chat import ChatRequest
+from service.core.routes.route import CompareRoute
 
 ModelInPath = Annotated[str | None, PathParameter(description="Overrides the body's `model`.")]
 Fields = NamedDependency[SkipValidation[FieldCheck]]
@@ -65,6 +73,9 @@ async def create_chat_completion(
     """Stream the answer with `stream: true`, else send it whole."""
     fields.check(await request.body(), ChatCompletionBody.__struct_fields__)
     asked = chat_request(data, model, _caller(request), _limits(services))
+    route = services.routes.get(asked.model)
+    if isinstance(route, CompareRoute):
+        return await _compare(data, asked, route, request, services)
     if asked.stream:
         return _stream(asked, ChatChunks, data, services)
     try:
@@ -104,6 +115,30 @@ async def create_completion(
     return _whole(request, completion(asked[0], wholes, token_ids=named), wholes[0])
 
 
+async def _compare(
+    body: ChatCompletionBody,
+    asked: ChatRequest,
+    route: CompareRoute,
+    request: HttpRequest,
+    services: Services,
+) -> ASGIApp:
+    """Answer with all arms of a compare route, in one message."""
+    check_fields(body)
+    comparison = comparison_of(asked, route)
+    headers = compare_headers(comparison)
+    if asked.stream:
+        wanted = _stream_options(body, services)
+        frames = streamed_comparison(services.compare, comparison, asked, wanted)
+        keepalive_s = services.settings.keepalive_s
+        return EventStream(frames, headers=lambda: headers, keepalive_s=keepalive_s)
+    try:
+        async with cancelled_on_disconnect(request.receive):
+            content = await whole_comparison(services.compare, comparison, asked)
+    except ClientDisconnected:
+        return _nobody(request)
+    return Response(content, headers=headers).to_asgi_response(None, request)
+
+
 async def _collect_all(asked: tuple[ChatRequest, ...], services: Services) -> list[WholeText]:
     """Collect all answers; the first failure cancels the rest and is raised."""
 
@@ -125,17 +160,20 @@ def _stream(
     body: ChatCompletionBody | CompletionBody,
     services: Services,
 ) -> ASGIApp:
-    wanted = body.stream_options or StreamOptions()
-    if services.settings.always_include_usage:
-        wanted = StreamOptions(
-            include_usage=True, continuous_usage_stats=wanted.continuous_usage_stats
-        )
+    wanted = _stream_options(body, services)
     stream = AnswerStream(
         asked, services.chat.open, chunks, wanted, token_ids=bool(body.return_token_ids)
     )
     return EventStream(
         stream.frames(), headers=stream.headers, keepalive_s=services.settings.keepalive_s
     )
+
+
+def _stream_options(body: ChatCompletionBody | CompletionBody, services: Services) -> StreamOptions:
+    wanted = body.stream_options or StreamOptions()
+    if not services.settings.always_include_usage:
+        return wanted
+    return StreamOptions(include_usage=True, continuous_usage_stats=wanted.continuous_usage_stats)
 
 
 def _whole(request: HttpRequest, content: ChatCompletion | Completion, whole: WholeText) -> ASGIApp:

@@ -24,6 +24,7 @@ from service.core.events import Delta, EngineEvent, Finished
 from service.core.ids import new_request_id
 from service.core.metrics import RequestMetrics
 from service.core.record import RequestRecord
+from service.core.routes.decision import Decision
 from service.serving.gate import Isolation
 from service.serving.requests.answer import Answer
 from service.serving.requests.chat import ChatService
@@ -46,12 +47,18 @@ class ComparedArm(Struct, frozen=True, kw_only=True):
 
     model: str
     sampling: Sampling
+    messages: tuple[Message, ...] | None = None
+    """Its own conversation; None: the comparison's."""
 
 
 class ComparisonRequest(Struct, frozen=True, kw_only=True):
     """Conversation for several arms."""
 
     comparison_id: str
+    request_id: str | None = None
+    """Id of arm 0's request, and of the others with a suffix; None draws new ones."""
+    route: str | None = None
+    """Route that was asked for; None where the arms were named."""
     messages: tuple[Message, ...]
     arms: tuple[ComparedArm, ...]
     mode: Mode = "isolated"
@@ -174,10 +181,13 @@ class CompareService:
         arm = comparison.arms[number]
         if arm.model in self._chat.router.routes:
             raise InvalidRequest(f"`{arm.model}` is a route; name the models to compare")
+        request_id = comparison.request_id or new_request_id()
+        if comparison.request_id is not None and number:
+            request_id = f"{request_id}-{number}"
         request = ChatRequest(
-            request_id=new_request_id(),
-            model=arm.model,
-            prompt=ChatPrompt(comparison.messages),
+            request_id=request_id,
+            model=comparison.route or arm.model,
+            prompt=ChatPrompt(comparison.messages if arm.messages is None else arm.messages),
             sampling=arm.sampling,
             endpoint="compare",
             stream=comparison.stream,
@@ -189,7 +199,10 @@ class CompareService:
             accepted_at_ns=self._wall_ns(),
         )
         within_s = self._max_wait_s if comparison.mode == "isolated" else None
-        return self._chat.open(request, isolated_within_s=within_s)
+        choice = None
+        if comparison.route is not None:
+            choice = Decision(arms=(arm.model,), policy="compare", reason=f"arm {number}")
+        return self._chat.open(request, isolated_within_s=within_s, choice=choice)
 
 
 class _Run:

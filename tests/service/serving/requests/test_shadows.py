@@ -99,13 +99,12 @@ async def test_a_shadow_that_hangs_is_ended_by_its_time_limit(bench):
 
 async def test_a_full_queue_skips_shadows_and_says_so(bench):
     """A row each: what ran, what waits, what was skipped."""
-    b = bench(routes=route(max_queued=1))
+    b = bench(routes=route(primary="three", max_queued=1))
     b.prepare["two"] = lambda engine: engine.may_step.clear()
     await b.ask("one")
     b.engines["one"].may_step.clear()
     busy = asyncio.create_task(b.ask("one"))  # no spare capacity from here on
     await until(lambda: b.engines["one"].running)
-    b.chat.router.routes.configured |= route(primary="three", max_queued=1)
     for number in range(3):
         await b.ask("both", request_id=f"p{number}")
     assert [shadows_of(b, f"p{n}") != [] for n in range(3)] == [False, True, True]
