@@ -2,22 +2,30 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
-from litestar import Request, Router, delete, get, post
+from litestar import Request, Response, Router, delete, get, post
 from litestar.openapi import ResponseSpec
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.types import ASGIApp
 
 from service.api.experiments.schema import ExperimentAnswer, ExperimentPage, TrialList
 from service.api.records import filter_of
-from service.api.services import Deps
+from service.api.services import Deps, Services
 from service.api.sse import DONE, EventStream
 from service.api.sse import data as event_data
 from service.core.errors import InvalidRequest
 from service.core.experiments.plan import Plan, RecordPrompts
 from service.core.experiments.progress import Progress
+from service.serving.experiments.reporting import ReportFormat
 
+MEDIA_TYPES: Final[dict[ReportFormat, str]] = {
+    "json": "application/json",
+    "md": "text/markdown",
+    "html": "text/html",
+}
+#: Beside the page's own policy, which cannot say this.
+PAGE_POLICY: Final = "frame-ancestors 'none'"
 EVENTS = "`text/event-stream`: the progress now, then each change, until it has ended"
 
 
@@ -83,6 +91,30 @@ async def watch_experiment(services: Deps, experiment_id: FromPath[str]) -> ASGI
     return EventStream(frames(), headers=dict, keepalive_s=services.settings.keepalive_s)
 
 
+@get("/{experiment_id:str}/report.json", summary="Report as JSON", media_type="application/json")
+async def report_json(services: Deps, experiment_id: FromPath[str]) -> Response[bytes]:
+    """Medians, curves, crossovers and verdicts, of what has ended so far."""
+    return await _report(services, experiment_id, "json")
+
+
+@get("/{experiment_id:str}/report.md", summary="Report as Markdown", media_type="text/markdown")
+async def report_markdown(services: Deps, experiment_id: FromPath[str]) -> Response[bytes]:
+    """The answers first, then how far to trust them."""
+    return await _report(services, experiment_id, "md")
+
+
+@get("/{experiment_id:str}/report.html", summary="Report as a page", media_type="text/html")
+async def report_html(services: Deps, experiment_id: FromPath[str]) -> Response[bytes]:
+    """One page with figures that loads nothing else."""
+    return await _report(services, experiment_id, "html")
+
+
+async def _report(services: Services, experiment_id: str, form: ReportFormat) -> Response[bytes]:
+    content = await services.experiments.report(experiment_id, form)
+    headers = {"content-security-policy": PAGE_POLICY} if form == "html" else {}
+    return Response(content, media_type=MEDIA_TYPES[form], headers=headers)
+
+
 experiment_handlers: list[Router] = [
     Router(
         "/v1/experiments",
@@ -93,6 +125,9 @@ experiment_handlers: list[Router] = [
             cancel_experiment,
             list_trials,
             watch_experiment,
+            report_json,
+            report_markdown,
+            report_html,
         ],
         tags=["experiments"],
     )

@@ -24,6 +24,7 @@ from service.core.ids import new_experiment_id
 from service.core.ports import RecordFilter
 from service.serving.broadcast import Broadcast
 from service.serving.experiments.planning import Planning
+from service.serving.experiments.reporting import ReportFormat, Reporting
 from service.serving.experiments.run import STORE_PAUSE_S, Run, progress_of
 from service.serving.experiments.storing import Storing
 from service.serving.experiments.trial_runner import TrialRunner
@@ -58,6 +59,7 @@ class ExperimentService:
         self._storing = Storing(store)
         self._planning = planning
         self._scores = scores
+        self._reporting = Reporting(chat.pool, chat.gate, planning)
         self._environment = environment
         self._max_wait_s = max_wait_s
         self._enabled = enabled
@@ -140,6 +142,13 @@ class ExperimentService:
         """The trials that have ended, in the order of the run. Raises NotFound."""
         await self.get(experiment_id)
         return await self._storing.ask(self._storing.store.trials, experiment_id)
+
+    async def report(self, experiment_id: str, form: ReportFormat) -> bytes:
+        """The report on what has ended so far. Raises NotFound."""
+        experiment, _ = await self.get(experiment_id)
+        trials = await self._storing.ask(self._storing.store.trials, experiment_id)
+        environment = experiment.environment or await self._environment()
+        return await self._reporting.report(experiment, trials, environment, form)
 
     async def cancel(self, experiment_id: str) -> tuple[Experiment, Progress]:
         """End an experiment; what it has measured stays. One that has ended stays as it is."""

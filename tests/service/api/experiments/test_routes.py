@@ -188,7 +188,7 @@ def test_pages_are_newest_first(serve):
     assert rest["next_cursor"] is None
 
 
-@pytest.mark.parametrize("path", ["", "/events", "/trials"])
+@pytest.mark.parametrize("path", ["", "/events", "/trials", "/report.json", "/report.html"])
 def test_an_unknown_experiment_is_not_found(live, path):
     """In OpenAI's form, also for the stream."""
     answer = live.get(f"/v1/experiments/nobody{path}")
@@ -261,3 +261,32 @@ def test_probes_are_asked_and_graded(live):
         for repetition in (0, 1)
     }
     assert {t["values"][t["probe"]] for t in trials} == {0.0}
+
+
+def test_reports_come_as_json_markdown_and_a_page(live):
+    """Of what was measured: every arm, and the environment."""
+    created = live.post("/v1/experiments", plan(name="two <models>")).json()
+    ended(live, created["id"])
+    address = f"/v1/experiments/{created['id']}/report"
+    as_json, as_text, page = (live.get(f"{address}.{form}") for form in ("json", "md", "html"))
+
+    report = as_json.json()
+    assert [(arm["model"], arm["done"]) for arm in report["arms"]] == [("echo", 4), ("other", 4)]
+    assert report["trials"] == 8
+    assert report["environment"]["cores"] >= 1
+    assert as_text.headers["content-type"] == "text/markdown; charset=utf-8"
+    assert as_text.text.startswith("# ")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "two &lt;models&gt;" in page.text
+
+
+def test_a_report_can_be_read_while_the_experiment_runs(serve):
+    """As far as it is."""
+    live = serve()
+    asked = plan(arms=[{"model": "slow"}, {"model": "echo"}], repetitions=1000)
+    created = live.post("/v1/experiments", asked).json()
+    live.until(lambda: live.get(f"/v1/experiments/{created['id']}").json()["done"] > 8)
+    report = live.get(f"/v1/experiments/{created['id']}/report.json").json()
+
+    assert 0 < report["trials"] < created["planned"]
+    live.client.delete(f"/v1/experiments/{created['id']}")

@@ -49,6 +49,19 @@ def test_a_plan_is_run_to_its_end(live, tmp_path):
     ]
 
 
+def test_a_report_is_written_in_the_form_of_its_suffix(live, tmp_path):
+    """With the run, or later; to a file, or printed as Markdown."""
+    page, later = tmp_path / "report.html", tmp_path / "report.json"
+    done = triptych(live, "run", plan_file(tmp_path), "--report", str(page))
+    experiment_id = done.stdout.splitlines()[0]
+
+    assert page.read_text().lower().startswith("<!doctype html>")
+    assert triptych(live, "report", experiment_id, "-o", str(later)).exit_code == 0
+    assert [arm["model"] for arm in json.loads(later.read_text())["arms"]] == ["echo", "other"]
+    assert triptych(live, "report", experiment_id).stdout.startswith("# ")
+    assert triptych(live, "run", plan_file(tmp_path), "--report", "x.pdf").exit_code == 2
+
+
 def test_experiments_are_listed_shown_and_cancelled(serve, tmp_path):
     """`--detach` returns at once; `show` tells the state, `cancel` ends it."""
     live = serve()
