@@ -6,7 +6,7 @@ import msgspec
 
 from service.core.comparison import live_state_bytes
 from service.core.experiments.trial import Trial
-from service.core.metrics import derive
+from service.core.metrics import derive, milliseconds
 from service.core.record import RequestRecord
 from service.serving.gate import Isolation
 
@@ -44,6 +44,9 @@ def values_of(record: RequestRecord) -> dict[str, float | None]:
         "energy_j": None if joules is None else joules / 1e6,
         "completion_bytes": record.completion_bytes,
         "cached_tokens": record.cached_tokens,
+        "matched_tokens": record.prefix.matched_tokens,
+        "restore_ms": milliseconds(record.prefix.restore_ns),
+        "saved_prefill_ms": milliseconds(record.prefix.saved_prefill_ns),
         "prefill_flops": record.work.prefill_flops,
         "decode_flops": record.work.decode_flops,
     }

@@ -111,6 +111,8 @@ class TrialRunner:
 
     async def _request(self, trial: Trial) -> ChatRequest:
         prompt, sampling = await self._asked(trial)
+        experiment_id = self._experiment.id
+        conversation = f"{experiment_id}/{trial.arm}/{trial.prompt_id}" if trial.turn else None
         return ChatRequest(
             request_id=new_request_id(),
             model=self._plan.arms[trial.arm].model,
@@ -119,7 +121,10 @@ class TrialRunner:
             endpoint="experiment",
             arm=trial.arm,
             replay_of=trial.prompt_id if isinstance(self._plan.prompts, RecordPrompts) else None,
-            experiment_id=self._experiment.id,
+            experiment_id=experiment_id,
+            # A conversation continues its own turns alone; nothing else may be quick by chance.
+            prefix_cache=conversation is not None,
+            cache_salt=conversation,
             accepted_ns=self._clock_ns(),
             accepted_at_ns=self._wall_ns(),
         )
