@@ -51,6 +51,8 @@ from service.storage.routes import open_routes
 from service.storage.votes import open_vote_store
 from service.storage.writer import RecordWriter
 from service.telemetry.available import available
+from service.telemetry.energy.choice import choose_counter
+from service.telemetry.energy.meter import EnergyMeter
 from service.telemetry.environment import environment
 from service.telemetry.memory import MemoryProbes
 from service.telemetry.prometheus import PrometheusMetrics
@@ -93,7 +95,12 @@ def create_application(settings: Settings) -> Application:
         memory=lambda: (device_memory.budget_bytes, device_memory.used_bytes),
     )
     curves = Curves()
-    recorder = Recorder(writer, [metrics, curves], store_content=settings.store_content == "full")
+    recorder = Recorder(
+        writer,
+        [metrics, curves],
+        energy=_energy_meter(settings, budget.device.name),
+        store_content=settings.store_content == "full",
+    )
     route_store = open_routes(database)
     routes = RouteTable(settings.routes, pool.models, route_store, prepare=curves.prepare)
     router = Router(routes, lambda: pool.statuses, curves=curves)
@@ -208,6 +215,21 @@ def _opener(
         )
 
     return opener
+
+
+def _energy_meter(settings: Settings, device: str) -> EnergyMeter | None:
+    """The meter of the device that holds models; None where energy is neither counted nor stated.
+
+    A counter that cannot be read is told once, at startup.
+    """
+    chosen = choose_counter(device=device, watts=settings.power.watts)
+    if chosen.reason is not None:
+        log.info(
+            "energy of requests is %s: %s",
+            "estimated from power.watts" if chosen.counter else "not measured",
+            chosen.reason,
+        )
+    return None if chosen.counter is None else EnergyMeter(chosen.counter)
 
 
 # Memory

@@ -55,6 +55,14 @@ class CompareSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Largest share of the time in which isolated arms may hold others back."""
 
 
+class PowerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[power]`: energy of requests where the machine has no readable counter."""
+
+    watts: Annotated[float, Meta(ge=0)] = 0.0
+    """Power of the device under load, in watts, where its counter cannot be read: the energy of a
+    request is then an `estimate`; 0: it is unknown."""
+
+
 class HttpSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The table `[http]`: time limits of connections."""
 
@@ -112,6 +120,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     vllm: VllmSettings = VllmSettings()
     compare: CompareSettings = CompareSettings()
     http: HttpSettings = HttpSettings()
+    power: PowerSettings = PowerSettings()
     probe: bool = True
     """Run the conformance probe when a model is loaded; a model that fails is marked unverified."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -39,6 +39,8 @@ class ArmDifference(Struct, frozen=True, kw_only=True):
     weight_bytes_read: Difference
     state_bytes_read: Difference
     state_bytes_written: Difference
+    energy_uj: Difference
+    """Null unless both were told by the same kind of counter."""
 
 
 def live_state_bytes(state: StateBytes) -> int | None:
@@ -63,6 +65,8 @@ def difference(value: float | None, first: float | None) -> Difference:
 def compare(arm: RequestRecord, first: RequestRecord) -> ArmDifference:
     """All differences of one arm to the first."""
     ours, theirs = _numbers(arm), _numbers(first)
+    if arm.energy.energy_source != first.energy.energy_source:
+        theirs["energy_uj"] = None
     return ArmDifference(**{name: difference(ours[name], theirs[name]) for name in ours})
 
 
@@ -86,6 +90,7 @@ def _numbers(record: RequestRecord) -> dict[str, float | None]:
         "weight_bytes_read": record.work.weight_bytes_read,
         "state_bytes_read": record.work.state_bytes_read,
         "state_bytes_written": record.work.state_bytes_written,
+        "energy_uj": record.energy.energy_uj,
     }
 
 
@@ -107,6 +112,12 @@ def caveats(
         "an arm's model is unverified": any(record.verified is False for record in answered),
         "the arms answered with different texts": len(set(texts)) > 1,
         "the arms ran on different kernels": len(kernels) > 1,
+        "the energy of an arm is an estimate from power.watts": any(
+            record.energy.energy_source == "estimate" for record in answered
+        ),
+        "the energy of an arm was shared with other requests": any(
+            record.energy.energy_shared for record in answered
+        ),
         "the state bytes of an arm were computed, not measured": "computed" in sources,
     }
     return tuple(caveat for caveat, holds in found.items() if holds)

@@ -11,6 +11,7 @@ from service.core.events import EngineEvent, ModelMemory
 from service.core.metrics import RequestMetrics
 from service.core.record import RequestRecord, Status
 from service.core.summary import RecordSummary
+from service.core.work import Energy
 
 
 class Engine(Protocol):
@@ -249,6 +250,22 @@ class RequestObserver(Protocol):
 
     def finished(self, record: RequestRecord, metrics: RequestMetrics) -> None:
         """Its answer was closed: the final record, and the metrics derived from it."""
+
+
+class EnergyMetering(Protocol):
+    """Shares the energy that the machine spends among the requests that it computes."""
+
+    def accepted(self, request_id: str) -> None:
+        """Note a request that may be computed soon."""
+
+    def began(self, request_id: str, at_ns: int) -> None:
+        """Note that this machine computes it since *at_ns*."""
+
+    def ended(self, request_id: str, start_ns: int | None, end_ns: int | None) -> Energy:
+        """What it spent between its first prefill step and its last token, now if None.
+
+        Whatever its end, every request that was accepted ends once.
+        """
 
 
 class WriterStats(Struct, frozen=True, kw_only=True):

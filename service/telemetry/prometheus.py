@@ -92,6 +92,12 @@ class PrometheusMetrics:
             "model",
             "kind",
         )
+        self._energy = self._counter(
+            "request_energy_joules",
+            "Energy of requests, by its source: a counter, or an estimate from power.watts.",
+            "model",
+            "source",
+        )
         self._snapshot = _Snapshot(models, writer, processes, memory)
         self._registry.register(self._snapshot)
         self._rendering = asyncio.Lock()
@@ -114,6 +120,9 @@ class PrometheusMetrics:
         self._requests.labels(model, record.status).inc()
         for field, counter in self._counts.items():
             counter.labels(model).inc(getattr(record, field) or 0)
+        if record.energy.energy_uj is not None and record.energy.energy_source is not None:
+            spent = self._energy.labels(model, record.energy.energy_source)
+            spent.inc(record.energy.energy_uj / 1e6)
         if record.status == "ok":
             self._observe(model, record, metrics)
 

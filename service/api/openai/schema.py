@@ -21,7 +21,7 @@ from service.core.chat.sampling import (
 from service.core.events import FinishReason, StateBytes
 from service.core.metrics import RequestMetrics
 from service.core.record import MAX_NAME_CHARACTERS
-from service.core.work import Work
+from service.core.work import Energy, Work
 
 MOST_MESSAGES = 256
 MOST_PROMPTS = 256
@@ -159,6 +159,8 @@ class AnswerMetrics(RequestMetrics, frozen=True, kw_only=True):
     state: StateBytes
     work: Work
     """Computed from the architecture, independent of the machine; null where unknown."""
+    energy: Energy
+    """By the device's counter; an `estimate` where `power.watts` stands in for it."""
     cold: bool
     """The request waited for its model to load."""
     verified: bool | None

@@ -31,6 +31,7 @@ def metrics(record: RequestRecord, times: RequestMetrics) -> AnswerMetrics:
         cached_tokens=record.cached_tokens,
         state=record.state,
         work=record.work,
+        energy=record.energy,
         cold=record.cold,
         verified=record.verified,
     )

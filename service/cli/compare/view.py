@@ -65,6 +65,15 @@ def _work(kind: str) -> Callable[[dict[str, Any]], float | None]:
     return lambda metrics: metrics["work"][kind]
 
 
+def _energy(metrics: dict[str, Any]) -> float | None:
+    microjoules: float | None = metrics["energy"]["energy_uj"]
+    return microjoules
+
+
+def _joules(microjoules: float) -> str:
+    return f"{microjoules / 1e6:,.3g} J"
+
+
 def _metric(name: str) -> Callable[[dict[str, Any]], float | None]:
     return lambda metrics: metrics[name]
 
@@ -94,6 +103,7 @@ ROWS = (
     Row("weights read", _work("weight_bytes_read"), human_bytes, "weight_bytes_read"),
     Row("state read", _work("state_bytes_read"), human_bytes, "state_bytes_read"),
     Row("state written", _work("state_bytes_written"), human_bytes, "state_bytes_written"),
+    Row("energy", _energy, _joules, "energy_uj"),
     Row("slot reserves", _state("reserved_bytes"), human_bytes, "reserved_bytes"),
 )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from model_registry.spec import EngineKind, ResolvedModel
+from model_registry.spec import ResolvedModel
 from model_registry.work import WorkFormula
 from service.core.chat import ChatRequest, Sampling
 from service.core.chat.stored import stored_prompt
@@ -21,10 +21,10 @@ from service.core.errors import (
 )
 from service.core.events import Delta, EngineEvent, Finished, PrefixReuse, Started
 from service.core.metrics import RequestMetrics, derive, percentile
-from service.core.ports import RecordSink, RequestObserver
+from service.core.ports import EnergyMetering, RecordSink, RequestObserver
 from service.core.record import RequestRecord, Status, bounded
 from service.core.routes.decision import Decision
-from service.serving.requests.work import work_of
+from service.serving.requests.costs import Costs
 
 _DEFAULT_SAMPLING = msgspec.structs.asdict(Sampling())
 #: Sampling parameters that hold text or tokens of the client: content, like the prompt.
@@ -39,11 +39,13 @@ class Recorder:
         sink: RecordSink,
         observers: Sequence[RequestObserver] = (),
         *,
+        energy: EnergyMetering | None = None,
         store_content: bool = False,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.sink = sink
         self.observers = tuple(observers)
+        self.energy = energy
         self.store_content = store_content
         self.clock_ns = clock_ns
 
@@ -74,9 +76,7 @@ class Recording:
         self._answering = False
         self._submitted = False
         self._metrics: RequestMetrics | None = None
-        self._engine: EngineKind | None = None
-        self._work: WorkFormula | None = None
-        self._scored = False
+        self._costs = Costs(request.request_id, recorder.energy, recorder.clock_ns)
         self._text: list[str] | None = [] if recorder.store_content else None
         self.record = RequestRecord(
             request_id=request.request_id,
@@ -153,7 +153,7 @@ class Recording:
         """Note that an arm failed before it answered and the next one is tried."""
         so_far = self.record.route_reason
         self._answering = False
-        self._work = None
+        self._costs.restart()
         self._note(
             route_reason=f"{so_far}; {model}: {error.code}" if so_far else f"{model}: {error.code}",
             cold=False,
@@ -173,7 +173,7 @@ class Recording:
         work: WorkFormula | None = None,
     ) -> None:
         """Note the model that answers, how long the request waited for its load, what it works."""
-        self._engine, self._work = model.engine, work
+        self._costs.served_by(model, work)
         self._note(
             model=model.spec.id,
             variant=model.variant,
@@ -188,7 +188,7 @@ class Recording:
         match event:
             case Started():
                 self._answering = True
-                self._scored = event.prompt_logprobs is not None
+                self._costs.started(event)
                 self.queued(event.queued_ns)
                 self._note(
                     scheduled_ns=event.scheduled_ns,
@@ -241,14 +241,7 @@ class Recording:
     def _complete(self, status: Status, error_code: str | None) -> None:
         if self.record.phase != "final":
             self._note(phase="final", status=status, error_code=error_code, **self._answer())
-            self._note(
-                work=work_of(
-                    self._work,
-                    self.record,
-                    scored=self._scored,
-                    tells_reuse=self._engine == "torch",
-                )
-            )
+            self._note(**self._costs.note(self.record))
 
     def _answer(self) -> dict[str, object]:
         """Counts and stamps of the answer, also of one that was cut short."""

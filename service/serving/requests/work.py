@@ -29,7 +29,8 @@ class WorkFormulas:
         model = engine.model
         key = model.id, model.path, model.weights_sha256
         if key not in self._known:
-            formula = await asyncio.to_thread(_formula, model)
+            # Without files nothing is read: only what blocks is worth a thread.
+            formula = await asyncio.to_thread(_formula, model) if model.path else _formula(model)
             if formula is not None and model.quantization is not None:
                 formula = _as_held(formula, engine.memory().weights_bytes)
             self._known[key] = formula
