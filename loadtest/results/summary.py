@@ -10,7 +10,7 @@ from loadtest.plan import Plan, Slo
 from loadtest.results.agreement import Agreement, agreement, disagreements
 from loadtest.results.censored import CensoredQuantiles, censored_quantiles
 from loadtest.run import Results
-from service.core.comparison import live_state_bytes
+from service.core.compare.comparison import live_state_bytes
 from service.core.events import StateBytes
 from service.core.metrics import Quantiles, percentile, quantiles
 from service.core.record import RequestRecord

@@ -20,11 +20,11 @@ from service.api.openai.usage import usage
 from service.api.openai.whole import answer_id
 from service.api.sse import DONE, data
 from service.core.chat import ChatPrompt, ChatRequest
+from service.core.compare.side_by_side import own_conversation
 from service.core.errors import UnsupportedField
 from service.core.events import FinishReason
 from service.core.ids import new_comparison_id
 from service.core.routes.route import CompareRoute
-from service.core.side_by_side import own_conversation
 from service.serving.requests.compare import (
     Compared,
     ComparedArm,

@@ -13,7 +13,7 @@ from service.api.openai.schema import (
     Timings,
     WireMessage,
 )
-from service.core.comparison import ArmDifference
+from service.core.compare.comparison import ArmDifference
 from service.core.events import ModelBuild
 from service.core.record import Status
 from service.serving.requests.compare import ARMS_AT_LEAST, ARMS_AT_MOST, ArmError, Mode

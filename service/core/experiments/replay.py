@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from service.core.comparison import Difference, difference
+from service.core.compare.comparison import Difference, difference
 from service.core.experiments.trial import Trial
 
 #: Numbers that are compared, and whether less of them is better.

@@ -4,7 +4,7 @@ import hashlib
 
 import msgspec
 
-from service.core.comparison import live_state_bytes
+from service.core.compare.comparison import live_state_bytes
 from service.core.experiments.trial import Trial
 from service.core.metrics import derive, milliseconds
 from service.core.record import RequestRecord

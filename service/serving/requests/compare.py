@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from service.core.chat import ChatPrompt, ChatRequest, Message, Sampling
-from service.core.comparison import ArmDifference, caveats, compare
+from service.core.compare.comparison import ArmDifference, caveats, compare
 from service.core.errors import (
     DeadlineExceeded,
     Draining,

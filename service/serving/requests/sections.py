@@ -1,7 +1,7 @@
 """Sections: a comparison's events as one growing text, one arm after another."""
 
+from service.core.compare.side_by_side import Cost, cost_table, heading, no_answer
 from service.core.events import Delta, Finished
-from service.core.side_by_side import Cost, cost_table, heading, no_answer
 from service.serving.requests.compare import ArmEvent, ArmResult, Compared, ComparisonEvent
 
 

@@ -1,7 +1,7 @@
 """Sections: one arm's text at a time, in the order in which they began."""
 
+from service.core.compare.side_by_side import TABLE_HEAD
 from service.core.events import Delta, Started
-from service.core.side_by_side import TABLE_HEAD
 from service.serving.requests.compare import ArmError, ArmEvent, ArmResult, Compared
 from service.serving.requests.sections import Sections
 

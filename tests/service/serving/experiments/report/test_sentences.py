@@ -43,8 +43,10 @@ def verdict(kind, **more):
                 n=40,
                 reason="about 400 pairs would settle it",
             ),
-            "Cannot rank: 0.99 [0.93, 1.06] allows 7 % faster or 6 % slower; "
-            "about 400 pairs would settle it.",
+            (
+                "Cannot rank: 0.99 [0.93, 1.06] allows 7 % faster or 6 % slower; "
+                "about 400 pairs would settle it."
+            ),
         ),
         (verdict("not_tested", reason="4 pairs, 6 needed"), "Cannot say: 4 pairs, 6 needed"),
         (

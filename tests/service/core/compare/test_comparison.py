@@ -3,7 +3,13 @@
 import msgspec
 import pytest
 
-from service.core.comparison import Difference, caveats, compare, difference, live_state_bytes
+from service.core.compare.comparison import (
+    Difference,
+    caveats,
+    compare,
+    difference,
+    live_state_bytes,
+)
 from service.core.events import StateBytes
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.chat import Message
-from service.core.side_by_side import (
+from service.core.compare.side_by_side import (
     TABLE_HEAD,
     Cost,
     cost_table,

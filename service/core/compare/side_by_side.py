@@ -6,7 +6,7 @@ from typing import Final
 from msgspec import Struct, structs
 
 from service.core.chat import Message
-from service.core.comparison import live_state_bytes
+from service.core.compare.comparison import live_state_bytes
 from service.core.metrics import RequestMetrics
 from service.core.record import RequestRecord
 from service.core.sizes import human_bytes

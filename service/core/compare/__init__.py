@@ -1,0 +1,1 @@
+"""Comparisons as values: differences between arms, and several answers in one text."""
