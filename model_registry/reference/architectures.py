@@ -23,20 +23,25 @@ MAX_POSITIONS: Final = 2048
 PAD_TOKEN_ID: Final = 0
 EOS_TOKEN_ID: Final = 2
 
+#: Heads of the transformer; more and smaller ones learn recall in fewer tokens than 3 of 64.
+ATTENTION_HEADS: Final = 6
+ROPE_BASE: Final = 10_000.0
+
 HEAD_DIM: Final = 64
 SSM_STATE_SIZE: Final = 64
 SSM_HEADS: Final = 2 * HIDDEN_SIZE // HEAD_DIM
 
 
 def transformer_config() -> LlamaConfig:
-    """Llama: four blocks of full attention (RoPE, 3 query heads on 1 KV head) and SwiGLU."""
+    """Llama: four blocks of full attention (RoPE, 6 heads) and SwiGLU."""
     return LlamaConfig(
         vocab_size=VOCABULARY_SIZE,
         hidden_size=HIDDEN_SIZE,
-        intermediate_size=480,
+        intermediate_size=400,
         num_hidden_layers=4,
-        num_attention_heads=3,
-        num_key_value_heads=1,
+        num_attention_heads=ATTENTION_HEADS,
+        num_key_value_heads=ATTENTION_HEADS,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE},
         max_position_embeddings=MAX_POSITIONS,
         rms_norm_eps=1e-5,
         tie_word_embeddings=True,
@@ -114,6 +119,11 @@ CLASSES: Final[dict[Architecture, Any]] = {
 RESIDUAL_OUTPUTS: Final = ("o_proj", "down_proj", "out_proj", "output_linear")
 DT_RANGE_S: Final = (0.001, 0.1)
 DECAY_RANGE: Final = (1.0, 16.0)
+#: Heads of the transformer's first layer that start by attending to the previous token.
+PREVIOUS_TOKEN_HEADS: Final = 3
+PREVIOUS_TOKEN_FREQUENCIES: Final = 4
+PREVIOUS_TOKEN_GAIN: Final = 0.55
+PREVIOUS_TOKEN_NOISE: Final = 0.25
 
 
 def new_model(architecture: Architecture, seed: int) -> PreTrainedModel:
@@ -127,6 +137,10 @@ def new_model(architecture: Architecture, seed: int) -> PreTrainedModel:
 def initialize(model: PreTrainedModel, seed: int) -> None:
     """Normal matrices of deviation fan_in^-0.5 (residual outputs smaller), Mamba-2's own dt and A.
 
+    Every embedding has a common direction, which a tied output layer's softmax ignores: it lets a
+    projection without bias do the same at every token. On it rest the transformer's heads that
+    start on the previous token; Mamba-2's convolution sees that token from the start.
+
     dt and A are drawn as in the Mamba-2 paper (arXiv:2405.21060) and its code; transformers'
     classes start with dt of one, which forgets within a few tokens.
     """
@@ -136,7 +150,10 @@ def initialize(model: PreTrainedModel, seed: int) -> None:
     )
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding):
-            module.weight.normal_(0.0, 0.02, generator=random)
+            module.weight.normal_(0.0, module.embedding_dim**-0.5, generator=random)
+            common = torch.randn(module.embedding_dim, generator=random)
+            common /= common.norm()
+            module.weight += common
         elif isinstance(module, nn.Linear) and not name.endswith("lm_head"):
             deviation = module.in_features**-0.5
             deviation *= branches**-0.5 if is_residual_output(name) else 1.0
@@ -145,6 +162,9 @@ def initialize(model: PreTrainedModel, seed: int) -> None:
             module.weight.uniform_(-0.5, 0.5, generator=random)
             if module.bias is not None:
                 module.bias.zero_()
+    if isinstance(model, LlamaForCausalLM):
+        attention = model.model.layers[0].self_attn
+        attend_to_previous_token(attention.q_proj.weight, attention.k_proj.weight, common)
     for name, parameter in model.named_parameters():
         if name.endswith("dt_bias"):
             low, high = (math.log(bound) for bound in DT_RANGE_S)
@@ -152,6 +172,28 @@ def initialize(model: PreTrainedModel, seed: int) -> None:
             parameter.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
         elif name.endswith("A_log"):
             parameter.uniform_(*DECAY_RANGE, generator=random).log_()
+
+
+def attend_to_previous_token(query: torch.Tensor, key: torch.Tensor, common: torch.Tensor) -> None:
+    """Make PREVIOUS_TOKEN_HEADS heads attend to the previous token through the common direction.
+
+    Query and key are constant vectors in the dimensions of RoPE's highest frequencies (dimension i
+    turns with i + half a head); the query is turned back by one position, so that their product is
+    greatest one token back.
+    """
+    head_dim = HIDDEN_SIZE // ATTENTION_HEADS
+    half = head_dim // 2
+    for head in range(PREVIOUS_TOKEN_HEADS):
+        rows = slice(head * head_dim, (head + 1) * head_dim)
+        query[rows] *= PREVIOUS_TOKEN_NOISE
+        key[rows] *= PREVIOUS_TOKEN_NOISE
+        for index in range(PREVIOUS_TOKEN_FREQUENCIES):
+            frequency = ROPE_BASE ** (-index / half)
+            row = head * head_dim + index
+            query[row] = PREVIOUS_TOKEN_GAIN * math.cos(frequency) * common
+            query[row + half] = -PREVIOUS_TOKEN_GAIN * math.sin(frequency) * common
+            key[row] = PREVIOUS_TOKEN_GAIN * common
+            key[row + half] = 0.0
 
 
 def is_residual_output(name: str) -> bool:

@@ -9,6 +9,7 @@ from itertools import count, islice
 from random import Random
 from typing import Final, NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,15 +22,17 @@ from model_registry.reference.corpus import (
     Message,
     render_chat,
 )
-from model_registry.reference.synthetic import is_synthetic, synthetic_dialogues
+from model_registry.reference.synthetic import (
+    FULL,
+    MEDIUM,
+    SHORT,
+    Reach,
+    is_synthetic,
+    synthetic_dialogues,
+)
 from model_registry.reference.tokenizer import token_id
 
-SEQUENCE_TOKENS: Final = 512
-SEQUENCES_PER_BATCH: Final = 4
-BATCH_TOKENS: Final = SEQUENCE_TOKENS * SEQUENCES_PER_BATCH
-SYNTHETIC_SHARE_FIRST: Final = 0.8
-SYNTHETIC_SHARE_LATER: Final = 0.45
-CURRICULUM_DOCUMENTS: Final = 4096
+BATCH_TOKENS: Final = 2048
 SYSTEM_SHARE: Final = 0.1
 SYSTEM_MESSAGE: Final = Message("system", "You are a helpful assistant.")
 PACKING_WINDOW: Final = 128
@@ -44,19 +47,34 @@ class Document(NamedTuple):
     labels: list[int]
 
 
-def synthetic_share(documents: int) -> float:
-    """Probability that the next document is a task: high at first, so that recall forms early."""
-    progress = min(1.0, documents / CURRICULUM_DOCUMENTS)
-    return SYNTHETIC_SHARE_FIRST + progress * (SYNTHETIC_SHARE_LATER - SYNTHETIC_SHARE_FIRST)
+class Phase(msgspec.Struct, frozen=True):
+    """A stretch of the training stream with a mixture of its own."""
+
+    name: str
+    tokens: int | None
+    """Length; None of the last phase, which has no end."""
+    sequence_tokens: int
+    task_share: float
+    """Probability that the next document is a task."""
+    reach: Reach
 
 
-def mixed_dialogues(dialogues: Sequence[Dialogue], seed: int) -> Iterator[Dialogue]:
-    """Endless stream of dialogues, reshuffled each epoch, interleaved with tasks."""
-    tasks = synthetic_dialogues(seed)
-    shuffled = epochs(dialogues, seed)
-    random = Random(f"mixture-{seed}")  # noqa: S311 - data, no secret
-    for index in count():
-        if random.random() < synthetic_share(index):
+#: Recall forms on short tasks alone; among dialogues, whose loss is most of the gradient, it does
+#: not. Once formed it is kept by the tasks of the mixture.
+PHASES: Final = (
+    Phase("short tasks", 400 * BATCH_TOKENS, 64, 1.0, SHORT),
+    Phase("medium tasks", 80 * BATCH_TOKENS, 128, 1.0, MEDIUM),
+    Phase("long tasks", 120 * BATCH_TOKENS, 512, 1.0, FULL),
+    Phase("mixture", None, 512, 0.25, FULL),
+)
+
+
+def mixed_dialogues(shuffled: Iterator[Dialogue], phase: Phase, seed: int) -> Iterator[Dialogue]:
+    """Endless stream of the dialogues given, interleaved with tasks."""
+    tasks = synthetic_dialogues(f"tasks-{phase.name}-{seed}", phase.reach)
+    random = Random(f"mixture-{phase.name}-{seed}")  # noqa: S311 - data, no secret
+    while True:
+        if random.random() < phase.task_share:
             yield next(tasks)
             continue
         dialogue = next(shuffled)
@@ -90,31 +108,34 @@ def document(ids: list[int], *, synthetic: bool, start_id: int, user_id: int) ->
             if token == start_id:
                 learned = ids[index + 1] != user_id
             labels[index] = token if learned else IGNORED_LABEL
-    return Document(ids[:SEQUENCE_TOKENS], labels[:SEQUENCE_TOKENS])
+    return Document(ids, labels)
 
 
-def packed(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    """Best-fit packing: the documents of one sequence of at most SEQUENCE_TOKENS at a time.
+def packed(documents: Iterator[Document], sequence_tokens: int) -> Iterator[list[Document]]:
+    """Best-fit packing: the documents of one sequence of at most `sequence_tokens` at a time.
 
     Every sequence starts with a document; only documents longer than a sequence are cut.
     """
-    waiting = list(islice(documents, PACKING_WINDOW))
+    cut = (Document(ids[:sequence_tokens], labels[:sequence_tokens]) for ids, labels in documents)
+    waiting = list(islice(cut, PACKING_WINDOW))
     while waiting:
         sequence = [waiting.pop(0)]
-        room = SEQUENCE_TOKENS - len(sequence[0].ids)
+        room = sequence_tokens - len(sequence[0].ids)
         while fitting := [d for d in waiting if len(d.ids) <= room]:
             best = max(fitting, key=lambda d: len(d.ids))
             waiting.remove(best)
             sequence.append(best)
             room -= len(best.ids)
-        waiting.extend(islice(documents, len(sequence)))
+        waiting.extend(islice(cut, len(sequence)))
         yield sequence
 
 
-def sequences(documents: Iterator[Document], pad_id: int) -> Iterator[NDArray[np.int64]]:
-    """Input ids and labels [2, SEQUENCE_TOKENS] of each packed sequence; padding is ignored."""
-    for sequence in packed(documents):
-        row = np.full((2, SEQUENCE_TOKENS), pad_id, dtype=np.int64)
+def sequences(
+    documents: Iterator[Document], sequence_tokens: int, pad_id: int
+) -> Iterator[NDArray[np.int64]]:
+    """Input ids and labels [2, sequence_tokens] of each packed sequence; padding is ignored."""
+    for sequence in packed(documents, sequence_tokens):
+        row = np.full((2, sequence_tokens), pad_id, dtype=np.int64)
         row[1] = IGNORED_LABEL
         end = 0
         for ids, labels in sequence:
@@ -136,11 +157,18 @@ def tokenized(dialogues: Iterator[Dialogue], tokenizer: Tokenizer) -> Iterator[D
 
 
 def batches(
-    dialogues: Sequence[Dialogue], tokenizer: Tokenizer, seed: int
+    dialogues: Sequence[Dialogue],
+    tokenizer: Tokenizer,
+    seed: int,
+    phases: Sequence[Phase] = PHASES,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless input ids and labels, both [SEQUENCES_PER_BATCH, SEQUENCE_TOKENS] int64."""
-    documents = tokenized(mixed_dialogues(dialogues, seed), tokenizer)
-    rows = sequences(documents, token_id(tokenizer, END_OF_TEXT))
-    while True:
-        block = torch.from_numpy(np.stack(list(islice(rows, SEQUENCES_PER_BATCH))))
-        yield block[:, 0], block[:, 1]
+    """Input ids and labels of each batch, both [sequences, tokens] int64, BATCH_TOKENS in all."""
+    shuffled = epochs(dialogues, seed)
+    pad_id = token_id(tokenizer, END_OF_TEXT)
+    for phase in phases:
+        documents = tokenized(mixed_dialogues(shuffled, phase, seed), tokenizer)
+        rows = sequences(documents, phase.sequence_tokens, pad_id)
+        for _ in count() if phase.tokens is None else range(phase.tokens // BATCH_TOKENS):
+            stacked = np.stack(list(islice(rows, BATCH_TOKENS // phase.sequence_tokens)))
+            block = torch.from_numpy(stacked)
+            yield block[:, 0], block[:, 1]

@@ -13,7 +13,7 @@ from model_registry.reference.corpus import MESSAGE_END, MESSAGE_START, Message,
 QUESTIONS: Final = 200
 PAIRS_ASIDE: Final = 4
 LATER_PAIRS: Final = (0, 1, 4, 16, synthetic.MAX_PAIRS - 1)
-DISTANCES_TOKENS: Final = (64, 128, 256, 512, 1024, 1536)
+DISTANCES_TOKENS: Final = (64, 128, 256, 384, 512, 1024, 1536)
 COPIED_WORDS: Final = (1, 4, 16, 48)
 TOKENS_PER_PAIR: Final = 3
 DISTANCE_SLACK_TOKENS: Final = 16
@@ -82,7 +82,7 @@ def probes(tokenizer: Tokenizer, seed: int, questions: int = QUESTIONS) -> list[
             probe("recall_past_tasks", distance, recall_past_tasks, distance, tokenizer)
             for distance in DISTANCES_TOKENS
         ),
-        *(probe("copy", words, synthetic.copy, words) for words in COPIED_WORDS),
+        *(probe("copy", words, synthetic.copy, synthetic.FULL, words) for words in COPIED_WORDS),
         probe("count_sequence", None, synthetic.count_sequence),
         probe("count_occurrences", None, synthetic.count_occurrences),
     ]

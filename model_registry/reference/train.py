@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from types import FrameType
 from typing import Final, Self
@@ -23,10 +23,18 @@ from rich.text import Text
 from tokenizers import Tokenizer
 
 from model_registry.reference.architectures import CONFIGS, Architecture
-from model_registry.reference.batches import BATCH_TOKENS, batches, document_text, mixed_dialogues
+from model_registry.reference.batches import (
+    BATCH_TOKENS,
+    PHASES,
+    batches,
+    document_text,
+    epochs,
+    mixed_dialogues,
+)
 from model_registry.reference.checkpoint import save_pretrained
 from model_registry.reference.corpus import Dialogue, read_dialogues
 from model_registry.reference.download import download
+from model_registry.reference.synthetic import WORDS
 from model_registry.reference.tokenizer import train_tokenizer
 from model_registry.reference.trainer import Trainer, load_checkpoint, save_checkpoint
 
@@ -35,14 +43,20 @@ SHIPPED_TOKENS: Final = 4_096_000
 SHIPPED_SEED: Final = 0
 
 CHECKPOINT_STEPS: Final = 100
+WORD_REPETITIONS: Final = 500
 LOSS_WINDOW_STEPS: Final = 20
 INTERRUPTED_STATUS: Final = 130
 
 
 def tokenizer_for(dialogues: list[Dialogue], seed: int) -> Tokenizer:
-    """The tokenizer of a corpus and seed: trained on as many documents as fill about an epoch."""
-    documents = islice(mixed_dialogues(dialogues, seed), 2 * len(dialogues))
-    return train_tokenizer(document_text(dialogue) for dialogue in documents)
+    """The tokenizer of a corpus and seed: trained on about an epoch of the last phase's documents.
+
+    The tasks' words stand alone on lines too, so that each is one token wherever it occurs.
+    """
+    shuffled = epochs(dialogues, seed)
+    documents = islice(mixed_dialogues(shuffled, PHASES[-1], seed), 2 * len(dialogues))
+    words = (f"{word}\n" * WORD_REPETITIONS for word in WORDS)
+    return train_tokenizer(chain(words, (document_text(dialogue) for dialogue in documents)))
 
 
 class Interrupt:

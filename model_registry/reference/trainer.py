@@ -14,8 +14,8 @@ from model_registry.reference.architectures import Architecture, new_model
 from model_registry.reference.batches import BATCH_TOKENS, IGNORED_LABEL
 from model_registry.reference.ssd import fast_mamba2
 
-MUON_LEARNING_RATE: Final = 0.03
-ADAM_LEARNING_RATE: Final = 0.008
+MUON_LEARNING_RATE: Final = 0.02
+ADAM_LEARNING_RATE: Final = 0.003
 WEIGHT_DECAY: Final = 0.02
 MATRIX: Final = 2
 GRADIENT_NORM: Final = 1.0

@@ -5,16 +5,17 @@ import torch
 
 from model_registry.reference.architectures import (
     CONFIGS,
+    PREVIOUS_TOKEN_HEADS,
     hybrid_config,
     new_model,
     parameter_count,
 )
 
 
-def test_parameter_counts_are_within_three_percent():
+def test_parameter_counts_are_within_one_percent():
     """Differences in quality are not differences in size."""
     counts = [parameter_count(new_model(architecture, 0)) for architecture in CONFIGS]
-    assert max(counts) / min(counts) < 1.03
+    assert max(counts) / min(counts) < 1.01
     assert all(1_500_000 <= count <= 4_000_000 for count in counts)
 
 
@@ -40,3 +41,14 @@ def test_hybrid_is_mostly_mamba():
     assert config.layer_types.count("full_attention") == 1
     assert config.layer_types.count("linear_attention") == config.num_hidden_layers - 1
     assert config.num_local_experts == 0
+
+
+def test_first_heads_start_on_the_previous_token():
+    """Untrained, they give it most of their attention, as a short convolution would."""
+    model = new_model("transformer", 0)
+    model.set_attn_implementation("eager")
+    ids = torch.randint(0, 2048, (1, 32), generator=torch.Generator().manual_seed(0))
+    heads = model(input_ids=ids, output_attentions=True).attentions[0][0]
+    previous = heads.diagonal(offset=-1, dim1=1, dim2=2)
+    assert previous[:PREVIOUS_TOKEN_HEADS].mean() > 0.8
+    assert previous[PREVIOUS_TOKEN_HEADS:].mean() < 0.3

@@ -6,6 +6,9 @@ from random import Random
 import pytest
 
 from model_registry.reference.synthetic import (
+    KEYS,
+    SHORT,
+    copy,
     count_occurrences,
     count_sequence,
     is_synthetic,
@@ -47,6 +50,24 @@ def test_keys_of_a_chat_are_distinct():
     """No key has two values, so that every question has one answer."""
     pairs = random_pairs(Random(0), 40)
     assert len(dict(pairs)) == len(pairs)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_reach_bounds_recall(seed):
+    """A chat has at most the pairs of its reach, and no other tasks where none are allowed."""
+    chat = recall(Random(seed), SHORT)
+    assert len(chat[0].content.splitlines()) <= 1 + SHORT.pairs
+    assert len(chat) == 6
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_copied_words_are_distinct_and_start_with_no_key(seed):
+    """Each word has one successor, and what starts the line is never taken for a pair."""
+    question, answer = copy(Random(seed))
+    words = answer.content.split()
+    assert question.content == f"Repeat:\n{answer.content}"
+    assert len(set(words)) == len(words)
+    assert words[0] not in KEYS
 
 
 @pytest.mark.parametrize("seed", range(20))
