@@ -45,7 +45,7 @@ def crossover(a: Samples, b: Samples, *, seed: int = 0, resamples: int = RESAMPL
             context_tokens=None,
             low=None,
             high=None,
-            reason=f"{len(shared)} contexts measured on both arms, 3 needed",
+            reason=f"contexts measured on both arms: {len(shared)}, 3 needed",
         )
     difference = _difference(fits[0], fits[1])
     contexts = np.array(shared, dtype=np.float64)

@@ -56,6 +56,15 @@ def refuse(
     return Comparison(metric=metric, arms=arms, scale="ratio", better=better, n=n, refused=reason)
 
 
+def too_few(count: int) -> str:
+    """Return the reason of a refusal."""
+    return f"{_pairs(count)}, {MINIMUM_PAIRS} needed"
+
+
+def _pairs(count: int) -> str:
+    return f"{count} {'pair' if count == 1 else 'pairs'}"
+
+
 def compare_ratios(
     metric: str, arms: tuple[str, str], pairs: Sequence[Pair], *, better: Direction = "lower"
 ) -> Comparison:
@@ -70,9 +79,8 @@ def compare_ratios(
     ratios: dict[Hashable, list[float]] = defaultdict(list)
     for pair in usable:
         ratios[pair.prompt].append(math.log(pair.b / pair.a))
-    notes = [f"{len(pairs) - len(usable)} pairs without positive values left out"] * (
-        len(usable) < len(pairs)
-    )
+    without = len(pairs) - len(usable)
+    notes = [f"{_pairs(without)} without positive values left out"] * (without > 0)
     if _repeats_exactly(usable):
         return _exact(metric, arms, better, np.array([each[0] for each in ratios.values()]), notes)
     if len(ratios) == 1:
@@ -81,7 +89,7 @@ def compare_ratios(
     else:
         values = np.array([float(np.median(each)) for each in ratios.values()])
     if len(values) < MINIMUM_PAIRS:
-        reason = f"{len(values)} pairs, {MINIMUM_PAIRS} needed"
+        reason = too_few(len(values))
         return refuse(metric, arms, reason, better=better, n=len(values))
     center = intervals.median(values.tolist())
     return Comparison(
@@ -110,7 +118,7 @@ def compare_shares(
     for pair in pairs:
         first.setdefault(pair.prompt, pair)
     if len(first) < MINIMUM_PAIRS:
-        reason = f"{len(first)} pairs, {MINIMUM_PAIRS} needed"
+        reason = too_few(len(first))
         return refuse(metric, arms, reason, better=better, n=len(first))
     right = [(bool(round(pair.a)), bool(round(pair.b))) for pair in first.values()]
     table = shares.Table(

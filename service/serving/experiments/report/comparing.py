@@ -17,11 +17,11 @@ from service.core.statistics import intervals, pareto
 from service.core.statistics.crossover import crossover
 from service.core.statistics.judging import judge
 from service.core.statistics.paired import (
-    MINIMUM_PAIRS,
     Comparison,
     compare_ratios,
     compare_shares,
     refuse,
+    too_few,
 )
 from service.core.statistics.verdict import NO_DIFFERENCE, Verdict
 from service.serving.experiments.report.curves import CURVE_METRICS, samples
@@ -85,7 +85,7 @@ def _compare(observations: Observations, metric: Metric, a: int, b: int) -> Comp
     pairs, out = observations.pairs(a, b, metric)
     told = _left_out(out)
     if not pairs:
-        reason = f"0 pairs, {MINIMUM_PAIRS} needed{'; ' + told if told else ''}"
+        reason = "; ".join(filter(None, (too_few(0), told)))
         return refuse(metric.name, arms, reason, better=metric.better)
     compare = compare_shares if metric.is_share else compare_ratios
     found = compare(metric.name, arms, pairs, better=metric.better)

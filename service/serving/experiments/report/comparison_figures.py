@@ -26,6 +26,8 @@ _KINDS: dict[Kind, tuple[str, str, str]] = {
 }
 #: Planes of a Pareto figure, at most.
 _MOST_PLANES = 3
+#: Longer names of arms leave no room for intervals: their letters stand for them.
+_LONGEST_NAME = 20
 
 
 def comparison_figures(report: Report) -> list[Figure]:
@@ -37,6 +39,7 @@ def _forests(report: Report) -> Iterator[Figure]:
     tested = [each for each in report.verdicts if each.kind != "not_tested"]
     if not tested:
         return
+    rows = _rows(report)
     resolved = sum(each.kind == "resolved" for each in tested)
     same = sum(each.kind == "equivalent" for each in tested)
     differences = [each for each in report.verdicts if each.difference is not None]
@@ -47,9 +50,9 @@ def _forests(report: Report) -> Iterator[Figure]:
             title=f"{resolved} of {len(tested)} comparisons resolved, {same} the same",
             caption="Ratios of the second arm to the first with intervals of 95 %, on a log scale; "
             f"shaded: within ±{report.margin:.0%} of 1. Hatched: no comparison, with its reason.",
-            data=_forest(ratios, 1.0),
+            data=_forest(ratios, rows, 1.0),
             layout=_forest_layout(
-                ratios, 1.0, report.margin, "ratio, second arm / first arm (left of 1: lower)"
+                ratios, rows, 1.0, report.margin, "ratio, second arm / first arm (left of 1: lower)"
             ),
         )
     if differences:
@@ -58,16 +61,31 @@ def _forests(report: Report) -> Iterator[Figure]:
             title="Differences of accuracies",
             caption="The second arm's share of right answers minus the first's, with intervals of "
             "95 %; shaded: the margin.",
-            data=_forest(differences, 0.0),
+            data=_forest(differences, rows, 0.0),
             layout=_forest_layout(
-                differences, 0.0, report.margin, "difference of shares (right of 0: second better)"
+                differences,
+                rows,
+                0.0,
+                report.margin,
+                "difference of shares (right of 0: second better)",
             ),
         )
 
 
-def _row(verdict: Verdict) -> str:
-    title = metric_named(verdict.metric).title
-    return label(f"{title}: {verdict.arms[1]} / {verdict.arms[0]}")
+Rows = dict[tuple[str, tuple[str, str]], str]
+
+
+def _rows(report: Report) -> Rows:
+    """Return the label of each comparison: by letters where names are long."""
+    letters = {arm.name: arm.letter for arm in report.arms}
+    long = max(len(name) for name in letters) > _LONGEST_NAME
+    return {
+        (each.metric, each.arms): label(
+            f"{metric_named(each.metric).title}: "
+            + " / ".join(letters[arm] if long else arm for arm in reversed(each.arms))
+        )
+        for each in report.verdicts
+    }
 
 
 def _span(verdicts: Sequence[Verdict], center: float) -> tuple[float, float]:
@@ -78,7 +96,7 @@ def _span(verdicts: Sequence[Verdict], center: float) -> tuple[float, float]:
     return low - 0.05, high + 0.05
 
 
-def _forest(verdicts: Sequence[Verdict], center: float) -> list[Json]:
+def _forest(verdicts: Sequence[Verdict], rows: Rows, center: float) -> list[Json]:
     data: list[Json] = []
     for kind, (name, colour, symbol) in _KINDS.items():
         found = [each for each in verdicts if each.kind == kind]
@@ -91,7 +109,7 @@ def _forest(verdicts: Sequence[Verdict], center: float) -> list[Json]:
                 "mode": "markers",
                 "name": name,
                 "x": values,
-                "y": [_row(each) for each in found],
+                "y": [rows[each.metric, each.arms] for each in found],
                 "error_x": {
                     **error_bars([], colour),
                     "array": [
@@ -115,7 +133,7 @@ def _forest(verdicts: Sequence[Verdict], center: float) -> list[Json]:
                 "type": "bar",
                 "orientation": "h",
                 "name": "cannot say",
-                "y": [_row(each) for each in refused],
+                "y": [rows[each.metric, each.arms] for each in refused],
                 "base": [low] * len(refused),
                 "x": [high - low] * len(refused),
                 "width": 0.6,
@@ -129,7 +147,9 @@ def _forest(verdicts: Sequence[Verdict], center: float) -> list[Json]:
     return data
 
 
-def _forest_layout(verdicts: Sequence[Verdict], center: float, margin: float, title: str) -> Json:
+def _forest_layout(
+    verdicts: Sequence[Verdict], rows: Rows, center: float, margin: float, title: str
+) -> Json:
     low, high = _span(verdicts, center)
     inside = {"yref": "paper", "y0": 0, "y1": 1, "layer": "below"}
     edges = (1 - margin, 1 + margin) if center else (-margin, margin)
@@ -146,7 +166,7 @@ def _forest_layout(verdicts: Sequence[Verdict], center: float, margin: float, ti
             "title": {"text": ""},
             "automargin": True,
             "categoryorder": "array",
-            "categoryarray": [_row(each) for each in reversed(verdicts)],
+            "categoryarray": [rows[each.metric, each.arms] for each in reversed(verdicts)],
         },
         shapes=[
             {
@@ -162,7 +182,7 @@ def _forest_layout(verdicts: Sequence[Verdict], center: float, margin: float, ti
         annotations=[
             {
                 "x": math.log10(middle) if center else middle,
-                "y": _row(each),
+                "y": rows[each.metric, each.arms],
                 "text": label(each.reason or "unknown"),
                 "showarrow": False,
                 "bgcolor": "rgba(255, 255, 255, 0.85)",

@@ -125,12 +125,14 @@ def _curves(report: Report) -> Section:
     for metric in dict.fromkeys(curve.metric for curve in report.curves):
         described = metric_named(metric)
         curves = [curve for curve in report.curves if curve.metric == metric]
+        predicted = any(curve.predicted for curve in curves)
         rows = tuple(
             (
                 curve.arm,
                 f"{point.context_tokens:,}",
                 amount(point.median, metric),
                 _range(point.low, point.high, metric),
+                *([amount(dict(curve.predicted).get(point.context_tokens), metric)] * predicted),
                 str(point.n),
             )
             for curve in curves
@@ -139,7 +141,7 @@ def _curves(report: Report) -> Section:
         tables.append(
             Table(
                 caption=f"{described.heading} by context: medians with intervals of 95 %",
-                header=("arm", "tokens", "median", "interval", "n"),
+                header=("arm", "tokens", "median", "interval", *["predicted"] * predicted, "n"),
                 rows=rows,
             )
         )

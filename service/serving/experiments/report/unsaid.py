@@ -69,7 +69,7 @@ def of_curves(curves: Sequence[Curve]) -> Iterator[NotSaid]:
     for curve in curves:
         if curve.fit is None:
             title = metric_named(curve.metric).title
-            reason = f"{len(curve.points)} contexts were measured, 3 needed"
+            reason = f"contexts measured: {len(curve.points)}, 3 needed"
             yield NotSaid(about=f"{title} of {curve.arm} as a curve", reason=reason)
 
 
@@ -83,7 +83,7 @@ def of_tails(distributions: Sequence[Distribution]) -> Iterator[NotSaid]:
             )
             yield NotSaid(
                 about=f"{' and '.join(missing)} of {metric_named(each.metric).title}, {each.arm}",
-                reason=f"{len(each.values)} observations, {needed} needed",
+                reason=f"observations: {len(each.values)}, {needed} needed",
             )
 
 

@@ -72,7 +72,7 @@ def test_two_shared_contexts_are_too_few():
     """Only contexts that both arms answered count."""
     found = crossover({64: [1.0], 128: [2.0], 256: [3.0]}, {128: [2.0], 256: [1.0], 512: [1.0]})
 
-    assert found.reason == "2 contexts measured on both arms, 3 needed"
+    assert found.reason == "contexts measured on both arms: 2, 3 needed"
 
 
 def test_parabolas_may_cross_twice():

@@ -70,7 +70,7 @@ def test_pairs_without_positive_values_are_counted_out():
     found = compare_ratios("energy_j", ARMS, with_zero)
 
     assert found.n == 6
-    assert found.note == "1 pairs without positive values left out"
+    assert found.note == "1 pair without positive values left out"
 
 
 def test_right_answers_are_compared_by_question():
