@@ -31,6 +31,10 @@ ALONE: Final = (
     "the recorded answers ran beside whatever else there was, the new ones alone: a difference in "
     "time is not the models' alone; name the recorded model as an arm to compare them alike"
 )
+REUSED: Final = (
+    "some recorded answers reused states of earlier requests, which the new ones did not: their "
+    "TTFT and prefill differ for that too"
+)
 
 
 class Original(Struct, frozen=True, kw_only=True):
@@ -40,6 +44,8 @@ class Original(Struct, frozen=True, kw_only=True):
     model: str | None
     values: dict[str, float | None]
     cold: bool
+    reused: bool
+    """It was answered with states of earlier requests."""
     text_sha256: str | None
     """None where the answer was not stored."""
 
@@ -60,6 +66,8 @@ class ReplayPair(Struct, frozen=True, kw_only=True):
     """None where either text is unknown."""
     cold: bool
     """Either waited for its model to load: its times are left out of `ratios`."""
+    reused: bool
+    """The recorded answer reused states of earlier requests."""
     differences: dict[str, Difference]
     """New minus recorded, and new over recorded."""
 
@@ -113,6 +121,7 @@ def pair_of(trial: Trial, original: Original, model: str) -> ReplayPair:
         error=trial.error,
         same_text=None if None in texts else texts[0] == texts[1],
         cold=trial.cold or original.cold,
+        reused=original.reused,
         differences={name: difference(ours.get(name), original.values.get(name)) for name in names},
     )
 
@@ -130,7 +139,14 @@ def arm_of(arm: int, model: str, pairs: Sequence[ReplayPair]) -> ReplayArm:
         same_text=sum(compared),
         texts=len(compared),
         ratios={name: _ratio(name, done) for name in METRICS},
-        caveats=(ALONE,) if done else (),
+        caveats=tuple(
+            words
+            for words, holds in (
+                (ALONE, bool(done)),
+                (REUSED, any(pair.reused for pair in done)),
+            )
+            if holds
+        ),
     )
 
 

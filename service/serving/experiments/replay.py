@@ -112,5 +112,6 @@ def original_of(record: RequestRecord) -> Original:
         values=values_of(record)
         | {"prompt_tokens": record.prompt_tokens, "completion_tokens": record.completion_tokens},
         cold=record.cold,
+        reused=bool(record.cached_tokens),
         text_sha256=None if text is None else hashlib.sha256(text.encode()).hexdigest(),
     )

@@ -244,6 +244,7 @@ class ScoreService:
             sampling=_SCORING,
             endpoint="score",
             echo=True,
+            prefix_cache=False,  # every token of the prompt is computed, and none is asked again
             client_request_id=request.client_request_id,
             experiment_id=request.experiment_id,
             deadline_ns=request.deadline_ns,

@@ -13,6 +13,7 @@ def original(number=0, **changes):
             "model": "a",
             "values": {"ttft_ms": 10.0, "prompt_tokens": 4, "memory_bytes": 100.0},
             "cold": False,
+            "reused": False,
             "text_sha256": "same",
         }
         | changes
@@ -91,6 +92,12 @@ def test_cold_pairs_count_for_sizes_but_not_for_times():
     arm = arm_of(0, "b", [pair_of(trial(), original(cold=True), "b")])
     assert (arm.cold, arm.ratios["ttft_ms"].n) == (1, 0)
     assert arm.ratios["memory_bytes"].median == pytest.approx(0.5)
+
+
+def test_it_is_said_that_recorded_answers_reused_states():
+    """Their TTFT was lower than any arm's alone could be."""
+    pair = pair_of(trial(), original(reused=True), "b")
+    assert any("reused states" in words for words in arm_of(0, "b", [pair]).caveats)
 
 
 def test_it_is_said_that_recorded_times_were_taken_under_load():
