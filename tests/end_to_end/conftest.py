@@ -98,8 +98,10 @@ def start_service(tmp_path: Path) -> Iterator[Callable[..., RunningService]]:
 
 @pytest.fixture(scope="session")
 def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """One service with the three reference models loaded."""
-    service = RunningService(tmp_path_factory.mktemp("trio") / "data")
+    """One service with the three reference models loaded, which stores contents."""
+    folder = tmp_path_factory.mktemp("trio")
+    (folder / "triptych.toml").write_text('store_content = "full"\n')
+    service = RunningService(folder / "data", "--config", str(folder / "triptych.toml"))
     service.wait_ready()
     yield service
     assert service.stop() == 0
