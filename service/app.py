@@ -37,6 +37,7 @@ from service.serving.records.report import Reports
 from service.serving.requests.chat import ChatService
 from service.serving.requests.compare import CompareService
 from service.serving.requests.recorder import Recorder
+from service.serving.routes.costs.crossovers import ExperimentCrossovers
 from service.serving.routes.costs.curves import Curves
 from service.serving.routes.reports.statistics import RouteReports
 from service.serving.routes.router import Router
@@ -101,9 +102,11 @@ def create_application(settings: Settings) -> Application:
         energy=_energy_meter(settings, budget.device.name),
         store_content=settings.store_content == "full",
     )
-    route_store = open_routes(database)
-    routes = RouteTable(settings.routes, pool.models, route_store, prepare=curves.prepare)
-    router = Router(routes, lambda: pool.statuses, curves=curves)
+    route_store, crossovers = open_routes(database), ExperimentCrossovers(experiment_store)
+    routes = RouteTable(
+        settings.routes, pool.models, route_store, crossovers=crossovers, prepare=curves.prepare
+    )
+    router = Router(routes, lambda: pool.statuses, curves=curves, crossovers=crossovers)
     chat = ChatService(pool, recorder, gate, router)
     reports = Reports(store, writer)
     route_reports = RouteReports(store, writer)

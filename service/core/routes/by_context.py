@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 
 from service.core.routes.policy import MOST_ARMS, RoutePolicy, TokenCount
 
-CrossoverMetric = Literal["ttft_ms", "tpot_ms", "e2e_ms", "state_bytes", "energy_uj"]
+CrossoverMetric = Literal["memory_bytes", "tpot_ms", "ttft_ms", "prefill_ms", "energy_j"]
 
 
 class Threshold(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,8 +27,8 @@ class ByContextRoute(
     thresholds: Annotated[tuple[Threshold, ...], Meta(max_length=MOST_ARMS)] = ()
     """Ascending; the last has no `up_to_tokens`."""
     experiment: str | None = None
-    """Experiment whose crossovers are the thresholds."""
-    metric: CrossoverMetric = "e2e_ms"
+    """Id, or name, of the experiment whose crossovers are the thresholds."""
+    metric: CrossoverMetric = "tpot_ms"
     """Metric of the experiment whose crossovers count."""
     between: Annotated[tuple[str, ...], Meta(max_length=MOST_ARMS)] = ()
     """With `experiment`: the models to choose among."""

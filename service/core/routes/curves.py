@@ -56,7 +56,7 @@ class Crossovers(Protocol):
     def thresholds(
         self, experiment: str, metric: CrossoverMetric, between: tuple[str, ...]
     ) -> tuple[Threshold, ...]:
-        """Thresholds between models by the crossovers of a metric, from memory.
+        """Thresholds between models by a metric's crossovers; from memory after the first time.
 
         Raises InvalidRequest, which says why, if the experiment gives none.
         """

@@ -59,6 +59,7 @@ class RouteTable(Mapping[str, Route]):
         self._wall_ns = wall_ns
         self._changing = asyncio.Lock()
         self._stored: dict[str, StoredRoute] = {}
+        self._troubles: dict[str, str | None] = {}
         for name, route in configured.items():
             try:
                 self._check(name, route)
@@ -66,6 +67,7 @@ class RouteTable(Mapping[str, Route]):
                 raise ConfigError(f"`routes.{name}`: {error}") from error
         if store is not None:
             self._stored = {one.id: one for one in store.all()}
+            self._troubles = {one.id: self._trouble(one) for one in self._stored.values()}
         self._active = self._usable()
         for entry in self.entries():
             if entry.error is not None:
@@ -138,7 +140,8 @@ class RouteTable(Mapping[str, Route]):
             )
 
     async def _put(self, name: str, route: Route) -> RouteEntry:
-        self._check(name, route)
+        # The crossovers of an experiment may have to be read first.
+        await asyncio.to_thread(self._check, name, route)
         await asyncio.to_thread(self._prepare, route)
         now_ns = self._wall_ns()
         known = self._stored.get(name)
@@ -150,6 +153,7 @@ class RouteTable(Mapping[str, Route]):
         if self._store is not None:
             await asyncio.to_thread(self._store.put, new)
         self._stored[name] = new
+        self._troubles[name] = None
         self._active = self._usable()
         return self._entry(new)
 
@@ -167,7 +171,7 @@ class RouteTable(Mapping[str, Route]):
             route=stored.route,
             created_at_ns=stored.created_at_ns,
             changed_at_ns=stored.changed_at_ns,
-            error=self._trouble(stored),
+            error=self._troubles.get(stored.id),
         )
 
     def _trouble(self, stored: StoredRoute) -> str | None:

@@ -159,3 +159,51 @@ def test_a_request_that_was_never_routed_has_no_explanation(live):
     answer = live.chat(model="nobody")
     missing = live.get(f"/v1/records/{answer.headers['x-request-id']}/route")
     assert missing.status_code == 404
+
+
+CHEAPEST = {
+    "policy": "cheapest", "explore": 0, "min_observations": 1,
+    "arms": [{"model": "slow"}, {"model": "other"}],
+}  # fmt: skip
+
+
+def test_a_cheapest_route_learns_from_what_it_measured(serve):
+    """Without data the first arm, then the fastest; a restart knows it from the records."""
+    live = serve(preload=("slow", "other"))
+    create(live, "thrifty", CHEAPEST)
+    first = live.record(live.chat(model="thrifty").headers["x-request-id"])
+    assert first["model"] == "slow"
+    assert "no data on latency of any arm" in first["route_reason"]
+    for words in range(3, 9):
+        for model in ("slow", "other"):
+            live.chat("word " * words, model=model)
+    learned = live.record(live.chat(model="thrifty").headers["x-request-id"])
+    assert learned["model"] == "other", learned["route_reason"]
+    live.stop()
+
+    again = serve(preload=("slow", "other"))
+    reason = ""
+
+    def knows():
+        nonlocal reason
+        record = again.record(again.chat(model="thrifty").headers["x-request-id"])
+        reason = record["route_reason"]
+        return record["model"] == "other" and "predicted" in reason
+
+    again.until(knows)
+    assert "slow:" in reason
+
+
+def test_statistics_count_each_arm(own):
+    """Requests to the route alone, with percentiles and tokens."""
+    create(own)
+    for number in range(20):
+        own.chat(model="mine", user=f"user {number}")
+    own.chat(model="echo")
+    stats = own.get("/v1/routes/mine/stats").json()
+    assert sum(arm["requests"] for arm in stats["arms"]) == stats["compared_requests"] == 20
+    assert {arm["model"] for arm in stats["arms"]} == {"echo", "other"}
+    assert all(arm["ttft_ms"]["p50"] > 0 for arm in stats["arms"])
+    assert "20 of 20 requests were kept" in stats["notes"][0]
+    assert own.get("/v1/routes/nothing/stats").status_code == 404
+    assert own.get("/v1/routes/mine/stats?since=yesterday").status_code == 400
