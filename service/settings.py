@@ -43,10 +43,10 @@ class VllmSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class CompareSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table `[compare]`: comparisons are guests among other requests."""
+    """The table `[compare]`: comparisons and experiments are guests among other requests."""
 
     enabled: bool = True
-    """Answer `/v1/compare`; otherwise it gets 403."""
+    """Answer `/v1/compare` and run experiments; otherwise they get 403."""
     max_wait_s: Annotated[float, Meta(ge=0)] = 30.0
     """Longest wait of an isolated arm for an idle machine, in seconds."""
     max_stall_s: Annotated[float, Meta(ge=0)] = 10.0

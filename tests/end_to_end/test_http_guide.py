@@ -51,7 +51,7 @@ def test_the_guide_shows_every_part_of_the_api():
     """Examples that are not found are not run."""
     assert {language for language, _ in BLOCKS} == {"sh", "python", "json"}
     code = " ".join(code for _, code, _ in EXAMPLES)
-    for path in ("chat/completions", "completions", "compare", "score", "records",
+    for path in ("chat/completions", "completions", "compare", "experiments", "score", "records",
                  "records/summary", "replays", "records/export", "models", "load", "unload", "pin",
                  "models/events", "memory", "runtime"):  # fmt: skip
         assert re.search(rf"/v1/(\S+/)?{path}\b", code), path
