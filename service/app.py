@@ -72,10 +72,11 @@ def create_application(settings: Settings) -> Application:
     database = f"sqlite:///{(data_dir / 'records.db').resolve()}"
     store, experiment_store = open_store(database), open_experiments(database)
     writer = RecordWriter(store)
-    torch_host, compare = _torch_host(settings, data_dir), settings.compare
+    budget, compare = _budget(settings), settings.compare
+    torch_host = _torch_host(settings, data_dir, budget.budget_bytes)
     gate = Gate(max_stall_s=compare.max_stall_s, max_share=compare.max_share)
-    budget = _budget(settings)
     device_memory = DeviceMemory(budget.budget_bytes, max_waiting=settings.max_waiting_for_memory)
+    device_memory.on_free = torch_host.prefix_cache.spare
     pool = Pool(
         _catalog(settings),
         data_dir / "models",
@@ -94,6 +95,7 @@ def create_application(settings: Settings) -> Application:
         writer=writer.stats,
         processes=probes.read,
         memory=lambda: (device_memory.budget_bytes, device_memory.used_bytes),
+        prefix_cache=lambda: torch_host.prefix_cache.use,
     )
     curves = Curves()
     recorder = Recorder(
@@ -184,7 +186,7 @@ def _catalog(settings: Settings) -> Catalog:
 # Engines
 
 
-def _torch_host(settings: Settings, data_dir: Path) -> TorchHost:
+def _torch_host(settings: Settings, data_dir: Path, budget_bytes: int) -> TorchHost:
     return TorchHost(
         TorchOptions(
             data_dir=data_dir,
@@ -192,6 +194,7 @@ def _torch_host(settings: Settings, data_dir: Path) -> TorchHost:
             prefill_chunk_tokens=settings.prefill_chunk_tokens,
             max_answer_tokens=settings.max_answer_tokens,
             stall_s=settings.stall_s,
+            prefix_cache_bytes=settings.prefix_cache.bytes_of(budget_bytes),
             **structs.asdict(settings.torch),
         )
     )
@@ -288,7 +291,11 @@ def _memory_reporter(
             for name, one in found.items()
         ]
         return memory_report(
-            device_memory, pool.snapshot().values(), uses, torch_host.device_use or budget.device
+            device_memory,
+            pool.snapshot().values(),
+            uses,
+            torch_host.device_use or budget.device,
+            torch_host.prefix_cache.use,
         )
 
     return report

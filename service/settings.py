@@ -12,6 +12,20 @@ from service.core.routes.route import Route, RouteId
 from service.core.sizes import parse_bytes
 
 
+def _size(name: str, value: int | str) -> int | None:
+    """Bytes that a setting names; None for `auto`. Raises ValueError naming the setting."""
+    match value:
+        case "auto":
+            return None
+        case str(text) if not text.isdecimal():
+            try:
+                return parse_bytes(text)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}, or `auto`") from None
+        case count:
+            return int(count)
+
+
 class TorchSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The table `[torch]`: the engine that computes on this machine."""
 
@@ -21,6 +35,28 @@ class TorchSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Compiled programs or transformers' own code; `auto` compiles every supported architecture."""
     max_itl_ms: Annotated[float, Meta(gt=0)] = 100.0
     """Inter-token latency of running answers, in milliseconds, that prefill should not exceed."""
+
+
+class PrefixCacheSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[prefix_cache]`: states of earlier prompts that the torch engine keeps."""
+
+    enabled: bool = True
+    """Continue prompts that begin like earlier ones where these ended."""
+    max_bytes: int | str = "auto"
+    """Most memory for them, as `"1GiB"` or in bytes; `"auto"`: 10 % of the memory budget. They
+    only ever take what models and running requests leave of the budget."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a cap that is not a size."""
+        if (_size("max_bytes", self.max_bytes) or 0) < 0:
+            raise ValueError(f"max_bytes: {self.max_bytes!r} is less than nothing")
+
+    def bytes_of(self, budget_bytes: int) -> int:
+        """The cap, given the memory budget."""
+        if not self.enabled:
+            return 0
+        count = _size("max_bytes", self.max_bytes)
+        return min(budget_bytes // 10 if count is None else count, budget_bytes)
 
 
 class VllmSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -117,6 +153,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     store_content: Literal["none", "full"] = "none"
     """Store prompts and answers with the records."""
     torch: TorchSettings = TorchSettings()
+    prefix_cache: PrefixCacheSettings = PrefixCacheSettings()
     vllm: VllmSettings = VllmSettings()
     compare: CompareSettings = CompareSettings()
     http: HttpSettings = HttpSettings()
@@ -135,16 +172,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def memory_budget_bytes(self) -> int | None:
         """The budget in bytes; None if it is to be determined at startup."""
-        match self.memory_budget:
-            case "auto":
-                return None
-            case str(text) if not text.isdecimal():
-                try:
-                    return parse_bytes(text)
-                except ValueError as error:
-                    raise ValueError(f"memory_budget: {error}, or `auto`") from None
-            case count:
-                return int(count)
+        return _size("memory_budget", self.memory_budget)
 
 
 def load_settings(path: Path | None, overrides: dict[str, Any]) -> Settings:

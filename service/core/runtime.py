@@ -47,6 +47,23 @@ class Runtime(Struct, frozen=True, kw_only=True):
     models: tuple[ModelRuntime, ...]
 
 
+class PrefixCacheUse(Struct, frozen=True, kw_only=True):
+    """States of earlier prompts that the torch host keeps, and what became of them so far."""
+
+    max_bytes: int
+    """Its cap now: never more than models and running requests leave of the memory budget."""
+    held_bytes: int
+    entries: int
+    query_tokens: int
+    """Prompt tokens of requests that looked for a known beginning."""
+    hit_tokens: int
+    """Of these, tokens that were restored."""
+    stores: dict[str, int]
+    """Entries stored, by what they are: blocks of keys and values, snapshots of all state."""
+    evictions: dict[str, int]
+    """Entries dropped, by reason: for newer ones, by a lower cap, with their model."""
+
+
 class DeviceUse(Struct, frozen=True, kw_only=True):
     """The device that holds the models, and what its allocator reports; None where none does."""
 

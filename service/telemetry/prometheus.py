@@ -22,6 +22,7 @@ from service.core.model_status import LoadState, ModelStatus
 from service.core.ports import WriterStats
 from service.core.process_memory import ProcessMemory
 from service.core.record import RequestRecord
+from service.core.runtime import PrefixCacheUse
 
 _MAX_AGE_NS = 1_000_000_000
 #: From a fast model on a GPU to a slow one on two cores; in seconds.
@@ -65,6 +66,7 @@ class PrometheusMetrics:
         writer: Callable[[], WriterStats] | None = None,
         processes: Callable[[], Mapping[str, ProcessMemory]] = dict,
         memory: Callable[[], tuple[int, int]] | None = None,
+        prefix_cache: Callable[[], PrefixCacheUse | None] = lambda: None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """Use a registry of its own; the arguments are called at each scrape."""
@@ -98,7 +100,7 @@ class PrometheusMetrics:
             "model",
             "source",
         )
-        self._snapshot = _Snapshot(models, writer, processes, memory)
+        self._snapshot = _Snapshot(models, writer, processes, memory, prefix_cache)
         self._registry.register(self._snapshot)
         self._rendering = asyncio.Lock()
         self._page = b""
@@ -173,11 +175,14 @@ class _Snapshot(Collector):
         writer: Callable[[], WriterStats] | None,
         processes: Callable[[], Mapping[str, ProcessMemory]],
         memory: Callable[[], tuple[int, int]] | None,
+        prefix_cache: Callable[[], PrefixCacheUse | None],
     ) -> None:
         self._read_models = models
         self._read_writer = writer
         self._read_processes = processes
         self._read_memory = memory
+        self._read_prefix_cache = prefix_cache
+        self._prefix_cache: PrefixCacheUse | None = None
         self._models: list[ModelStatus] = []
         self._writer: WriterStats | None = None
         self._memory: tuple[int, int] | None = None
@@ -187,6 +192,7 @@ class _Snapshot(Collector):
         self._models = list(self._read_models())
         self._writer = None if self._read_writer is None else self._read_writer()
         self._memory = None if self._read_memory is None else self._read_memory()
+        self._prefix_cache = self._read_prefix_cache()
 
     def describe(self) -> Iterable[Metric]:
         """Describe nothing: a registry must not call its sources while it is built."""
@@ -200,6 +206,8 @@ class _Snapshot(Collector):
         yield from _of_processes(self._read_processes())
         if self._memory is not None:
             yield from _of_memory(*self._memory)
+        if self._prefix_cache is not None:
+            yield from _of_prefix_cache(self._prefix_cache)
 
 
 def _of_models(models: list[ModelStatus]) -> Iterator[Metric]:
@@ -227,7 +235,7 @@ def _of_models(models: list[ModelStatus]) -> Iterator[Metric]:
             waiting.add_metric([model.id], max(0, model.requests - used))
         if used is not None and total:
             usage.add_metric([model.id], used / total)
-        for kind in ("weights", "slots", "workspace"):
+        for kind in ("weights", "slots", "snapshots", "workspace"):
             count = getattr(model.memory, f"{kind}_bytes")
             if count is not None:
                 held.add_metric([model.id, kind], count)
@@ -278,6 +286,29 @@ def _of_memory(budget_bytes: int, used_bytes: int) -> Iterator[Metric]:
         "Memory reserved by models, and by running requests at their maximum length.",
         value=used_bytes,
     )
+
+
+def _of_prefix_cache(use: PrefixCacheUse) -> Iterator[Metric]:
+    gauges = {
+        "prefix_cache_bytes": (use.held_bytes, "States of earlier prompts that are kept."),
+        "prefix_cache_max_bytes": (use.max_bytes, "Most bytes that may be kept of them now."),
+        "prefix_cache_entries": (use.entries, "Blocks of keys and values, and snapshots."),
+    }
+    counters = {
+        "prefix_cache_queries": (use.query_tokens, "Prompt tokens that were looked up."),
+        "prefix_cache_hits": (use.hit_tokens, "Prompt tokens whose state was restored."),
+    }
+    for name, (value, text) in gauges.items():
+        yield GaugeMetricFamily(f"triptych_{name}", text, value=value)
+    for name, (value, text) in counters.items():
+        yield CounterMetricFamily(f"triptych_{name}", text, value=value)
+    stores = _counts("prefix_cache_stores", "Entries stored, by kind.", "kind")
+    for kind, count in use.stores.items():
+        stores.add_metric([kind], count)
+    evictions = _counts("prefix_cache_evictions", "Entries dropped, by reason.", "reason")
+    for reason, count in use.evictions.items():
+        evictions.add_metric([reason], count)
+    yield from (stores, evictions)
 
 
 def _counts(name: str, text: str, *labels: str) -> CounterMetricFamily:

@@ -16,6 +16,7 @@ from service.engines.torch.protocol.messages import (
     Detokenize,
     FromHost,
     Generate,
+    LimitPrefixCache,
     LoadModel,
     Question,
     RequestFailed,
@@ -75,6 +76,8 @@ class Dispatcher:
                 if preparing is not None:
                     preparing.cancel()
                 self._engine.cancel(request_id)
+            case LimitPrefixCache(max_bytes=max_bytes):
+                self._engine.limit_prefix_cache(max_bytes)
             case LoadModel():
                 self._loader.load(message)
             case UnloadModel(model_id=model_id):

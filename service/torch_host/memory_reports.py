@@ -65,6 +65,7 @@ class MemoryReports:
                 prefill_token_ns=_rounded(times.prefill.mean_unit_ns),
             ),
             _device_memory(),
+            self._prefixes.use,
         )
 
 

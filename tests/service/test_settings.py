@@ -81,6 +81,31 @@ def test_a_budget_is_a_size_or_bytes_or_auto(given, count):
     assert load_settings(None, {"memory_budget": given}).memory_budget_bytes == count
 
 
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [({}, 100), ({"max_bytes": "0"}, 0), ({"max_bytes": 70}, 70), ({"max_bytes": "4KiB"}, 1000)],
+)
+def test_the_prefix_cache_takes_a_part_of_the_budget(given, count):
+    """A tenth by default, and never more than there is."""
+    settings = load_settings(None, {"prefix_cache": given})
+
+    assert settings.prefix_cache.bytes_of(1000) == count
+
+
+def test_the_prefix_cache_can_be_switched_off():
+    """Whatever its size would be."""
+    settings = load_settings(None, {"prefix_cache": {"enabled": False, "max_bytes": "1GiB"}})
+
+    assert settings.prefix_cache.bytes_of(2**40) == 0
+
+
+@pytest.mark.parametrize("given", ["much", "-1", -1])
+def test_a_cap_that_is_no_size_is_refused(given):
+    """The error names the key."""
+    with pytest.raises(ConfigError, match="max_bytes"):
+        load_settings(None, {"prefix_cache": {"max_bytes": given}})
+
+
 def test_a_missing_file_is_refused(tmp_path):
     """A configuration file that is not there is an error, not a default."""
     with pytest.raises(ConfigError, match="cannot be read"):

@@ -145,7 +145,7 @@ def engine_at(path, dialect=None, limits=None, **options):
     return OpenAiEngine(model, server, **options)
 
 
-def request(prompt, **sampling):
+def request(prompt, *, of_request=None, **sampling):
     return ChatRequest(
         request_id="r",
         model="near",
@@ -155,4 +155,5 @@ def request(prompt, **sampling):
         sampling=Sampling(**sampling),
         accepted_ns=time.monotonic_ns(),
         accepted_at_ns=0,
+        **(of_request or {}),
     )

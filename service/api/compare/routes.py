@@ -103,6 +103,8 @@ def comparison_request(body: CompareBody, caller: Caller, limits: Limits) -> Com
         mode=body.mode or "isolated",
         order_seed=body.order_seed,
         stream=bool(body.stream),
+        prefix_cache=bool(body.prefix_cache),
+        cache_salt=body.cache_salt,
         client_request_id=caller.label,
         deadline_ns=caller.deadline_ns(body.timeout_s, limits),
     )

@@ -7,6 +7,7 @@ from msgspec import Meta, Struct
 from service.api.openai.schema import (
     MOST_MESSAGES,
     AnswerMetrics,
+    CacheSalt,
     ModelName,
     SamplingFields,
     TimeoutSeconds,
@@ -37,6 +38,11 @@ class CompareBody(SamplingFields, frozen=True, kw_only=True):
     order_seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     """Decides in which order the arms begin; drawn and reported if left out."""
     stream: bool | None = None
+    prefix_cache: bool | None = None
+    """`true`: arms may continue prefixes of earlier requests; otherwise each computes its whole
+    prompt, so that no arm gains by what was asked before."""
+    cache_salt: CacheSalt | None = None
+    """With `prefix_cache`: only requests with the same salt continue each other's prefixes."""
     timeout_s: TimeoutSeconds | None = None
     """Time limit of the whole comparison in seconds, or the header `x-request-timeout`."""
 

@@ -29,6 +29,7 @@ MOST_PROMPTS = 256
 ModelName = Annotated[str, Meta(max_length=MAX_NAME_CHARACTERS)]
 _Tokens = Annotated[int, Meta(ge=1)]
 TimeoutSeconds = Annotated[float, Meta(gt=0, le=86_400)]
+CacheSalt = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARACTERS)]
 _Stop = Annotated[str, Meta(max_length=LONGEST_STOP)]
 
 
@@ -87,7 +88,16 @@ class SamplingFields(Struct, frozen=True, kw_only=True):
     """An empty text is no stop string."""
 
 
-class ChatCompletionBody(SamplingFields, frozen=True, kw_only=True):
+class GenerationFields(SamplingFields, frozen=True, kw_only=True):
+    """How an answer is sampled, and what it may reuse of earlier requests."""
+
+    cache_salt: CacheSalt | None = None
+    """Only requests with the same salt continue each other's prefixes, as with vLLM."""
+    prefix_cache: bool | None = None
+    """`false`: neither continue an earlier request's prefix nor leave one for later."""
+
+
+class ChatCompletionBody(GenerationFields, frozen=True, kw_only=True):
     """Chat request."""
 
     messages: Annotated[list[WireMessage], Meta(min_length=1, max_length=MOST_MESSAGES)]
@@ -107,7 +117,7 @@ class ChatCompletionBody(SamplingFields, frozen=True, kw_only=True):
     """Keeps a client on one arm of a weighted route."""
 
 
-class CompletionBody(SamplingFields, frozen=True, kw_only=True):
+class CompletionBody(GenerationFields, frozen=True, kw_only=True):
     """Completion request."""
 
     prompt: (

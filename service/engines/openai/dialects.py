@@ -23,6 +23,10 @@ class Dialect(Struct, frozen=True, kw_only=True):
     first chunk of the answer, and its text not at all. None: echo is not supported."""
     short_completions: bool = False
     """A completion without `max_tokens` ends after 16 tokens."""
+    salts: bool = False
+    """It keeps prefixes apart by `cache_salt`."""
+    bypasses: bool = False
+    """It computes the whole prompt with `prefix_cache: false`."""
     tokenizes: bool = False
     """It has vLLM's `/tokenize` and `/detokenize`."""
 
@@ -36,6 +40,7 @@ DIALECTS: Final[dict[ServerKind, Dialect]] = {
             continuation={"continue_final_message": True, "add_generation_prompt": False},
             echo="along",
             short_completions=True,
+            salts=True,
             tokenizes=True,
         ),
         Dialect(
@@ -43,6 +48,8 @@ DIALECTS: Final[dict[ServerKind, Dialect]] = {
             always={"return_token_ids": True},
             continuation={"continue_final_message": True},
             echo="ahead",
+            salts=True,
+            bypasses=True,
             tokenizes=True,
         ),
         Dialect(name="llama.cpp"),
@@ -70,6 +77,7 @@ def body(
         "stream_options": {"include_usage": True},
         **_sampling(sampling, dialect),
         **dialect.always,
+        **_cache(request, dialect),
     }
     if isinstance(prompt, ChatPrompt):
         wanted["messages"] = wire_messages(prompt)
@@ -91,6 +99,22 @@ def body(
         wanted["echo"] = True
     if sampling.logprobs is not None:
         wanted["logprobs"] = sampling.logprobs
+    return wanted
+
+
+def _cache(request: ChatRequest, dialect: Dialect) -> dict[str, Any]:
+    """Write what concerns the server's own prefix cache.
+
+    That a whole prompt is computed cannot be asked of other servers: `cached_tokens` tells.
+    """
+    wanted: dict[str, Any] = {}
+    if dialect.bypasses and not request.prefix_cache:
+        wanted["prefix_cache"] = False
+    if request.cache_salt is not None:
+        if dialect.salts:
+            wanted["cache_salt"] = request.cache_salt
+        elif request.endpoint != "experiment":  # whose salt no client has asked for
+            raise _unsupported("cache_salt", dialect)
     return wanted
 
 

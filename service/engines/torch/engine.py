@@ -271,9 +271,12 @@ class TorchEngine:
         self._check()
         self._check_length(request.prompt)
         request_id = request.request_id
-        asked = wire.Generate(
-            msgspec.structs.replace(request, model=self.model.id), queued_ns=time.monotonic_ns()
+        sent = msgspec.structs.replace(
+            request,
+            model=self.model.id,
+            cache_salt=self._host.prefix_cache.salt("", request.cache_salt),
         )
+        asked = wire.Generate(sent, queued_ns=time.monotonic_ns())
         stream = self._host.streams.open(request_id)
         self._running += 1
         finished = False

@@ -13,6 +13,7 @@ from service.engines.supervision.watchdog import Workload
 from service.engines.threads import default_threads
 from service.engines.torch.calls import Calls, error_named
 from service.engines.torch.options import TorchOptions
+from service.engines.torch.prefix_cache import PrefixCacheControl
 from service.engines.torch.process import HostProcess
 from service.engines.torch.protocol import messages as wire
 from service.engines.torch.protocol.messages import FrameTooLarge
@@ -81,6 +82,7 @@ class TorchHost:
         self.threads = options.threads or default_threads()
         self.streams = Streams()
         self.calls = Calls(self.send)
+        self.prefix_cache = PrefixCacheControl(options.prefix_cache_bytes, self.send)
         self.device_use: DeviceUse | None = None
         """Latest report of the GPU's allocator; None on the CPU."""
         self._engines: dict[str, Hosted] = {}
@@ -243,6 +245,7 @@ class TorchHost:
             hello.spin_count,
             hello.wait_policy,
         )
+        self.prefix_cache.tell()
         for engine in list(self._engines.values()):
             engine.host_ready()
 
@@ -294,6 +297,8 @@ class TorchHost:
                 allocated_bytes=message.device.allocated_bytes,
                 reserved_bytes=message.device.reserved_bytes,
             )
+        if isinstance(message, wire.MemoryReport) and message.prefix_cache is not None:
+            self.prefix_cache.use = message.prefix_cache
         engine = self._engines.get(message.model_id)
         if engine is not None:
             engine.receive(message)

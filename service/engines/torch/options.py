@@ -22,6 +22,8 @@ class TorchOptions(Struct, frozen=True, kw_only=True):
     """Longest answer to a request that names no `max_tokens`."""
     kernels: KernelChoice = "auto"
     """Compiled programs, or transformers' own code."""
+    prefix_cache_bytes: int = 0
+    """Most bytes of states of earlier prompts; 0 keeps none."""
     threads: int = 0
     """Threads that models compute with; 0: all cores."""
     stall_s: float = 60.0

@@ -44,6 +44,10 @@ class _Waiter:
     """Models that were told to go for it."""
 
 
+def _unheard(free_bytes: int) -> None:
+    """Nobody holds what is left."""
+
+
 class DeviceMemory:
     """Reserves bytes for models and for requests' state; what does not fit waits in order.
 
@@ -61,6 +65,8 @@ class DeviceMemory:
     ) -> None:
         self.budget_bytes = budget_bytes
         self.used_bytes = 0
+        self.on_free: Callable[[int], object] = _unheard
+        """Called with what is left of the budget: a cache may hold it until it is reserved."""
         self._max_waiting = max_waiting
         self._clock_ns = clock_ns
         self._accounts: dict[str, Account] = {}
@@ -85,7 +91,7 @@ class DeviceMemory:
         account = self._accounts.get(tenant.id)
         if account is None:
             account = self._accounts[tenant.id] = Account(tenant, 0)
-        self.used_bytes += held_bytes - account.held_bytes
+        self._use(held_bytes - account.held_bytes)
         account.held_bytes = held_bytes
         if self.used_bytes > self.budget_bytes:
             self._shrink(tenant.id)
@@ -95,7 +101,7 @@ class DeviceMemory:
         """Release everything reserved for a model and its requests; idempotent."""
         account = self._accounts.pop(tenant.id, None)
         if account is not None:
-            self.used_bytes -= account.held_bytes + account.state_bytes
+            self._use(-account.held_bytes - account.state_bytes)
             self.changed()
 
     # Requests
@@ -146,7 +152,7 @@ class DeviceMemory:
         """Count a change of a request's reservation; those of a released model are void."""
         if self._accounts.get(account.tenant.id) is account:
             account.state_bytes += change_bytes
-            self.used_bytes += change_bytes
+            self._use(change_bytes)
             if change_bytes < 0 and self._waiting:
                 self.changed()
 
@@ -183,6 +189,10 @@ class DeviceMemory:
                 f"{human_bytes(sum(fixed.values()))}; ask for fewer at once, one after another, "
                 "or raise `memory_budget`"
             )
+
+    def _use(self, change_bytes: int) -> None:
+        self.used_bytes += change_bytes
+        self.on_free(self.budget_bytes - self.used_bytes)
 
     # Decisions
 
@@ -272,9 +282,9 @@ class DeviceMemory:
         stale = self._accounts.pop(waiter.tenant.id, None)
         if stale is not None:  # a model is loaded once: what it held before is replaced
             log.error("%s was loaded again before its memory was released", waiter.tenant.id)
-            self.used_bytes -= stale.held_bytes + stale.state_bytes
+            self._use(-stale.held_bytes - stale.state_bytes)
         self._accounts[waiter.tenant.id] = Account(waiter.tenant, waiter.need_bytes)
-        self.used_bytes += waiter.need_bytes
+        self._use(waiter.need_bytes)
         waiter.turn.set_result(Reservation(self.add_state, None, 0))
 
     def _refusal(self, waiter: _Waiter, residents: Sequence[Resident], never: Never) -> str:

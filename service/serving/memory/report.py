@@ -7,7 +7,7 @@ from msgspec import Struct
 from model_registry.spec import EngineKind
 from service.core.events import ModelMemory
 from service.core.model_status import LoadState, ModelStatus
-from service.core.runtime import DeviceUse
+from service.core.runtime import DeviceUse, PrefixCacheUse
 from service.serving.memory.device_memory import DeviceMemory
 
 
@@ -63,6 +63,8 @@ class MemoryReport(Struct, frozen=True, kw_only=True):
     models: tuple[ModelUse, ...]
     processes: tuple[ProcessUse, ...]
     device: DeviceUse
+    prefix_cache: PrefixCacheUse | None
+    """States of earlier prompts; null before the torch host has reported."""
 
 
 def memory_report(
@@ -70,6 +72,7 @@ def memory_report(
     statuses: Iterable[ModelStatus],
     processes: Sequence[ProcessUse],
     device: DeviceUse,
+    prefix_cache: PrefixCacheUse | None = None,
 ) -> MemoryReport:
     """Build the report from one moment's statuses."""
     return MemoryReport(
@@ -79,6 +82,7 @@ def memory_report(
         models=tuple(model_use(status) for status in statuses if status.servable),
         processes=tuple(processes),
         device=device,
+        prefix_cache=prefix_cache,
     )
 
 

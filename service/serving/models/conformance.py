@@ -109,6 +109,7 @@ async def _ask(engine: Engine, prompt: str) -> _Probed:
         prompt=TextPrompt(prompt),
         sampling=Sampling(temperature=0.0, max_tokens=ANSWER_TOKENS, ignore_eos=True, logprobs=2),
         endpoint="completion",
+        prefix_cache=False,
         accepted_ns=time.monotonic_ns(),
         accepted_at_ns=time.time_ns(),
     )

@@ -65,6 +65,9 @@ class ComparisonRequest(Struct, frozen=True, kw_only=True):
     order_seed: int | None = None
     """Decides the order of the arms; None draws one."""
     stream: bool = False
+    prefix_cache: bool = False
+    """Let arms continue prefixes of earlier requests; otherwise each computes its whole prompt."""
+    cache_salt: str | None = None
     client_request_id: str | None = None
     deadline_ns: int | None = None
     """CLOCK_MONOTONIC by which all arms have to be complete."""
@@ -191,6 +194,8 @@ class CompareService:
             sampling=arm.sampling,
             endpoint="compare",
             stream=comparison.stream,
+            prefix_cache=comparison.prefix_cache,
+            cache_salt=comparison.cache_salt,
             client_request_id=comparison.client_request_id,
             comparison_id=comparison.comparison_id,
             deadline_ns=comparison.deadline_ns,

@@ -19,17 +19,17 @@ def snapshot_positions(
 
     They are: where the last message begins, since another one may follow the same conversation;
     where the prompt leaves what an earlier one had, since a third may come to the same junction;
-    and every 1,024 tokens or more. None is beyond the last token but one: the last is computed in
-    any case, for the logits of the answer's first token.
+    every 1,024 tokens or more; and the whole prompt, with which the next turn begins whether or
+    not the tokens of the answer's text will be those that were sampled. The same prompt again
+    needs a shorter one, since its last token has to be computed.
     """
-    most = prompt_tokens - 1
-    wanted = {message_start, min(matched_tokens, most)}
-    spaces = -(-prompt_tokens // (SPACING_TOKENS * (MOST - 2)))
-    wanted.update(range(0, most, SPACING_TOKENS * max(1, spaces)))
+    wanted = {message_start, min(matched_tokens, prompt_tokens - 1), prompt_tokens}
+    spaces = -(-prompt_tokens // (SPACING_TOKENS * (MOST - 3)))
+    wanted.update(range(0, prompt_tokens, SPACING_TOKENS * max(1, spaces)))
     found: list[int] = []
     before = restored_tokens
     for position in sorted(wanted):
-        if position <= most and position - before >= LEAST_TOKENS:
+        if position <= prompt_tokens and position - before >= LEAST_TOKENS:
             found.append(position)
             before = position
     return found

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from service import __version__
 from service.core.events import PrefixReuse
+from service.core.runtime import PrefixCacheUse
 from service.torch_host.faults import log_fault
 from service.torch_host.prefix.cache import Kind, PrefixCache
 from service.torch_host.prefix.copies import StateCopies
@@ -44,6 +45,19 @@ class Prefixes:
 
     def __repr__(self) -> str:
         return f"<Prefixes of {self.cache!r}>"
+
+    @property
+    def use(self) -> PrefixCacheUse:
+        """Bytes and counts, as they are reported."""
+        return PrefixCacheUse(
+            max_bytes=self.cache.max_bytes,
+            held_bytes=self.cache.held_bytes,
+            entries=self.cache.entries,
+            query_tokens=self.counted["queries"],
+            hit_tokens=self.counted["hits"],
+            stores=dict(self.cache.stores),
+            evictions=dict(self.cache.evictions),
+        )
 
     def take_copied_ns(self) -> int:
         """Time spent on copies since the last call: no part of a step's prefill or decode."""
@@ -104,8 +118,8 @@ class Prefixes:
         decoded = length - len(sequence.prompt_ids)
         if length - sequence.reuse.cached_tokens < LEAST_TOKENS:
             return
-        if decoded > 0 and model.copies.decode_differs:
-            return
+        if model.copies.by_snapshot and (decoded < LEAST_TOKENS or model.copies.decode_differs):
+            return  # what the prompt left is enough, or all that is exact
         self._store(sequence, model, [*sequence.prompt_ids, *sequence.token_ids[: max(0, decoded)]])
 
     def forget(self, model_id: str) -> None:

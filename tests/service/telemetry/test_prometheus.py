@@ -15,6 +15,7 @@ from service.core.model_status import ModelStatus
 from service.core.ports import WriterStats
 from service.core.process_memory import ProcessMemory
 from service.core.record import RequestRecord
+from service.core.runtime import PrefixCacheUse
 from service.telemetry.prometheus import PrometheusMetrics
 from support.clock import Clock
 
@@ -32,6 +33,10 @@ STATS = WriterStats(
     healthy=True, queued_rows=3, queued_bytes=99, lag_s=0.5, written_rows=7, write_s=0.25,
     failed_writes=1, refused_rows=2, unwritable_rows=0,
 )  # fmt: skip
+PREFIXES = PrefixCacheUse(
+    max_bytes=900, held_bytes=300, entries=3, query_tokens=50, hit_tokens=20,
+    stores={"block": 5}, evictions={"room": 2},
+)  # fmt: skip
 DOCUMENTED = Path("docs/metrics.md").read_text(encoding="utf-8")
 MEMORY = ProcessMemory(pid=1, rss_bytes=100, pss_bytes=None, peak_rss_bytes=120)
 
@@ -41,6 +46,7 @@ def metrics() -> PrometheusMetrics:
         models=lambda: [MODEL],
         writer=lambda: STATS,
         processes=lambda: {"service": MEMORY},
+        prefix_cache=lambda: PREFIXES,
         clock_ns=count(step=2 * 10**9).__next__,
     )
 
@@ -154,6 +160,17 @@ async def test_the_writer_and_processes_are_read_at_the_scrape() -> None:
     assert found["triptych_log_rows_total",] == 7
     assert found["triptych_process_memory_bytes", "rss", "service"] == 100
     assert ("triptych_process_memory_bytes", "pss", "service") not in found
+
+
+async def test_the_prefix_cache_is_counted_in_tokens_and_bytes() -> None:
+    """Queries and hits in prompt tokens, stores by kind, evictions by reason."""
+    found = await samples(metrics())
+
+    assert found[("triptych_prefix_cache_queries_total",)] == 50
+    assert found[("triptych_prefix_cache_hits_total",)] == 20
+    assert found[("triptych_prefix_cache_stores_total", "block")] == 5
+    assert found[("triptych_prefix_cache_evictions_total", "room")] == 2
+    assert found[("triptych_prefix_cache_bytes",)] == 300
 
 
 async def test_every_metric_is_documented(make_record: MakeRecord) -> None:

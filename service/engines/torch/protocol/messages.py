@@ -14,6 +14,7 @@ from model_registry.spec import ResolvedModel
 from service.core.chat import ChatRequest, Prompt
 from service.core.events import EngineEvent, ModelBuild, ModelMemory, TokenLogprob
 from service.core.ports import TextTokens, TokenizerInfo
+from service.core.runtime import PrefixCacheUse
 from service.engines.text.text_bound import TextBound
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
@@ -93,7 +94,14 @@ class SplitText(Struct, frozen=True, tag="split_text"):
 Question = Tokenize | Detokenize | DescribeTokenizer | SplitText
 """Calls that get one reply each."""
 
-ToHost = LoadModel | UnloadModel | Generate | Cancel | Question
+
+class LimitPrefixCache(Struct, frozen=True, tag="limit_prefix_cache"):
+    """Set the cap of the prefix cache; what exceeds it is evicted. 0 until the first of these."""
+
+    max_bytes: int
+
+
+ToHost = LimitPrefixCache | LoadModel | UnloadModel | Generate | Cancel | Question
 
 
 class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
@@ -204,6 +212,8 @@ class MemoryReport(Struct, frozen=True, tag="memory"):
     steps: StepTimes = StepTimes()
     device: DeviceMemory | None = None
     """None on the CPU."""
+    prefix_cache: PrefixCacheUse | None = None
+    """Of all models together."""
 
 
 class TokenIds(Struct, frozen=True, tag="token_ids"):

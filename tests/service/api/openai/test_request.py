@@ -46,6 +46,15 @@ def test_every_sampling_field_arrives():
     )  # fmt: skip
 
 
+def test_the_prefix_cache_is_used_unless_the_body_says_no():
+    """Null is the same as absent, and the salt arrives as it was given."""
+    plain, null = asked(), asked(prefix_cache=None, cache_salt=None)
+    salted, without = asked(cache_salt="mine"), asked(prefix_cache=False)
+
+    assert [each.prefix_cache for each in (plain, null, salted, without)] == [True] * 3 + [False]
+    assert [each.cache_salt for each in (plain, null, salted)] == [None, None, "mine"]
+
+
 @pytest.mark.parametrize(("stop", "expected"), [("x", ("x",)), ("", ()), ([], ()), (None, ())])
 def test_stop_may_be_a_string_a_list_or_null(stop, expected):
     """One shape below."""

@@ -76,6 +76,18 @@ async def test_what_differs_from_the_defaults_is_sent(ask):
     assert {"min_p", "logit_bias", "max_tokens"}.isdisjoint(far.asked[0])
 
 
+async def test_what_concerns_a_servers_own_cache_is_sent(ask):
+    """The salt to servers that have it; the wish for a whole prompt to those that grant it."""
+    fields = {"cache_salt": "mine", "prefix_cache": False}
+    vllm, _ = await ask(lambda far: far.streams(VLLM), dialect="vllm", of_request=fields)
+    triptych, _ = await ask(lambda far: far.streams(VLLM), dialect="triptych", of_request=fields)
+    with pytest.raises(UnsupportedField, match="cache_salt"):
+        await ask(lambda far: far.streams(PLAIN), of_request=fields)
+
+    assert (vllm.asked[0]["cache_salt"], "prefix_cache" in vllm.asked[0]) == ("mine", False)
+    assert (triptych.asked[0]["cache_salt"], triptych.asked[0]["prefix_cache"]) == ("mine", False)
+
+
 async def test_what_a_server_does_not_know_is_refused(ask):
     """A field that would be ignored on the way is an error."""
     with pytest.raises(UnsupportedField, match="top_k") as caught:

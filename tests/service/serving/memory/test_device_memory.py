@@ -39,6 +39,20 @@ def memory():
     return DeviceMemory(100)
 
 
+async def test_what_is_left_of_the_budget_is_told(memory):
+    """At every reservation, adjustment and release, so that a cache can yield."""
+    told = []
+    memory.on_free = told.append
+    tenant = BusyTenant("one", memory)
+    await memory.reserve(tenant, 40)
+    reserved = memory.try_reserve_state(tenant, 30)
+    memory.adjust(tenant, 50)
+    reserved.release()
+    memory.release(tenant)
+
+    assert [*dict.fromkeys(told)] == [60, 30, 20, 50, 100]
+
+
 async def test_requests_sent_back_do_not_hold_models_for_each_other(memory, settle):
     """The first of them is served, others give up models that go: they once waited for ever."""
     one, two = BusyTenant("one", memory), BusyTenant("two", memory)

@@ -112,7 +112,7 @@ def test_every_architecture_continues_to_the_bit(name, tiny_model, open_bench):
     """Second turn, same turn, a branch and a junction: logits as without a cache."""
     model = tiny_model(name, "float32", kernels="compiled")
     bench = open_bench(model)
-    first = bench.ask("first", PROMPT, message_start=110)
+    first = bench.ask("first", PROMPT, message_start=110, max_tokens=24)
     second = [*PROMPT, *bench.tokens("first"), *PROMPT[5:20]]
     prompts = {
         "second": second,
@@ -134,8 +134,8 @@ def test_every_architecture_continues_to_the_bit(name, tiny_model, open_bench):
         assert bench.started(f"{each}, cold").prefix.cache_miss == "bypassed"
     if model.copies.by_snapshot:
         # Behind the answer, whose last token was never computed; where its decoding leaves another
-        # state than a prefill, before the last message.
-        answered = 110 if model.copies.decode_differs else 150 + 12 - 1
+        # state than a prefill, behind the prompt.
+        answered = 150 if model.copies.decode_differs else 150 + 24 - 1
         assert bench.started("second").cached_tokens == answered
         assert bench.started("second").prefix.restored_from == "snapshot"
         assert bench.started("again").cached_tokens == 110
@@ -304,7 +304,7 @@ def test_snapshots_are_bounded_in_a_long_prompt(tiny_model, open_bench):
     bench = open_bench(tiny_model("mamba2"), chunk_tokens=8)
     bench.ask("first", PROMPT, message_start=110)
 
-    assert bench.cache.stores["snapshot"] == 2
+    assert bench.cache.stores["snapshot"] == 2  # before the message, and behind the prompt
 
 
 def test_an_unloaded_model_leaves_nothing(tiny_folder, open_bench):
