@@ -24,7 +24,10 @@ class Crossover(Struct, frozen=True, kw_only=True):
     high: float | None
     """None where the interval reaches beyond the greatest context measured."""
     lower_before: int | None = None
-    """Which curve (0 or 1) is lower before they cross; without a crossing, in the whole range."""
+    """Which curve (0 or 1) is lower before they cross; without a crossing, in the whole range.
+
+    None where that is uncertain too.
+    """
     reason: str | None = None
     """Why there is no crossing, or what the interval lacks."""
 
@@ -121,9 +124,12 @@ def _locate(difference: np.ndarray, resampled: np.ndarray, first: float, last: f
             context_tokens=None,
             low=inside[0],
             high=inside[1],
-            lower_before=lower_first,
+            lower_before=lower_first if missed <= _TAIL else None,
             reason=reason,
         )
+    if inside == (None, None):
+        reason = f"too much noise to find it between {first:,.0f} and {last:,.0f} tokens"
+        return Crossover(context_tokens=None, low=None, high=None, reason=reason)
     twice = "they cross twice, this is the first" * (_changes(difference, first, last) > 1)
     open_ends = _open_ends(inside[0], inside[1], first, last)
     return Crossover(
@@ -173,8 +179,6 @@ def _changes(coefficients: np.ndarray, first: float, last: float) -> int:
 
 
 def _open_ends(low: float | None, high: float | None, first: float, last: float) -> str | None:
-    if low is None and high is None:
-        return f"cannot be located between {first:,.0f} and {last:,.0f} tokens: too much noise"
     if low is None:
         return f"the interval reaches below {first:,.0f} tokens, the least measured"
     if high is None:

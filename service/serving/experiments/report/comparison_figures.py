@@ -26,6 +26,8 @@ _KINDS: dict[Kind, tuple[str, str, str]] = {
 }
 #: Planes of a Pareto figure, at most.
 _MOST_PLANES = 3
+#: Ranges of ratios below which marks are even, and above which they are powers of ten.
+_NARROW, _WIDE = 2, 100
 #: Longer names of arms leave no room for intervals: their letters stand for them.
 _LONGEST_NAME = 20
 
@@ -159,7 +161,12 @@ def _forest_layout(
         title,
         "",
         height=120 + 34 * len(verdicts),
-        xaxis={"type": "log", "range": [math.log10(low), math.log10(high)]}
+        xaxis={
+            "type": "log",
+            "range": [math.log10(low), math.log10(high)],
+            "tickvals": _ticks(low, high),
+            "ticktext": [f"{tick:g}" for tick in _ticks(low, high)],
+        }
         if center
         else {"range": [low, high]},
         yaxis={
@@ -191,6 +198,20 @@ def _forest_layout(
             for each in refused
         ],
     )
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return ratios to be marked on a log axis: Plotly's own would be single digits."""
+    span = high / low
+    if span < _NARROW:
+        step = 0.05 if span > 1.25 else 0.02  # noqa: PLR2004 (some ten marks)
+        return [
+            round(step * place, 2) for place in range(math.ceil(low / step), int(high / step) + 1)
+        ]
+    steps = (1, 1.5, 2, 3, 5, 7) if span < _WIDE else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = [step * 10.0**power for power in powers for step in steps]
+    return [tick for tick in found if low <= tick <= high]
 
 
 def _pareto(report: Report) -> Iterator[Figure]:

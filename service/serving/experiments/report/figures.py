@@ -252,7 +252,7 @@ def _drift(report: Report) -> Iterator[Figure]:
             title=f"{metric_named(metric).heading} in the order of the run",
             caption="Each value over the median of its arm and context: a slope is drift.",
             data=data,
-            layout=layout("trial", "value / median", yaxis={"type": "log"}),
+            layout=layout("trial", "value / median"),
         )
 
 

@@ -116,8 +116,10 @@ def _ratio(found: ValueWithInterval | None) -> str:
     if found is None:
         return ""
     if found.low is None or found.high is None:
-        return f"{ratio(found.value)}, n = {found.n}"
-    return f"{ratio(found.value)} [{ratio(found.low)}, {ratio(found.high)}], n = {found.n}"
+        return f"{ratio(found.value)}, n\u00a0=\u00a0{found.n}"
+    return (
+        f"{ratio(found.value)} [{ratio(found.low)}, {ratio(found.high)}], n\u00a0=\u00a0{found.n}"
+    )
 
 
 def _curves(report: Report) -> Section:

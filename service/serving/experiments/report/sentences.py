@@ -99,8 +99,10 @@ def crossover_sentence(crossing: ReportCrossover) -> str:
     title = metric_named(crossing.metric).title
     first, second = crossing.arms
     if crossing.context_tokens is None:
-        lower = f"; {crossing.lower_before} is lower" if crossing.lower_before else ""
-        return f"{title}, {first} and {second}: no crossover ({crossing.reason}{lower})."
+        if crossing.lower_before is None:
+            return f"{title}, {first} and {second}: cannot say where they cross: {crossing.reason}."
+        lower = f"{crossing.reason}; {crossing.lower_before} is lower"
+        return f"{title}, {first} and {second}: no crossover ({lower})."
     low = "…" if crossing.low is None else f"{crossing.low:,.0f}"
     high = "…" if crossing.high is None else f"{crossing.high:,.0f}"
     after = second if crossing.lower_before == first else first

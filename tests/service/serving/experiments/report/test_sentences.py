@@ -96,6 +96,15 @@ def test_a_located_crossover_names_who_is_lower_after_it():
     )
 
 
+def test_an_uncertain_crossover_is_not_called_none():
+    """Where resampled curves cross and the fits do not, nothing is claimed."""
+    crossing = ReportCrossover(
+        metric="tpot_ms", arms=("A", "B"), context_tokens=None, low=None, high=None, reason="noise"
+    )
+
+    assert crossover_sentence(crossing) == "TPOT, A and B: cannot say where they cross: noise."
+
+
 def test_no_crossover_says_why():
     """And who is lower throughout."""
     crossing = ReportCrossover(
