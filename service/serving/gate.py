@@ -78,6 +78,11 @@ class Gate:
         waiting = len(self._held) + len(self._guests)
         return f"<Gate inside={self._inside + alone} alone={alone} waiting={waiting}>"
 
+    @property
+    def works_in_background(self) -> bool:
+        """True while a model is loaded or files are hashed."""
+        return self._background > 0
+
     @asynccontextmanager
     async def shared(self) -> AsyncIterator[None]:
         """Pass beside others."""

@@ -19,7 +19,7 @@ PLAN = {
     "prompts": {"kind": "synthetic", "context_tokens": [4, 8], "new_tokens": 4},
     "measures": ["speed", "memory", "turns"],
     "conversation": {"turns": 3, "turn_words": 4, "new_tokens": 3},
-    "repetitions": 8,
+    "repetitions": 12,
     "seed": 3,
 }
 KILLS = 4
@@ -65,6 +65,24 @@ class Service:
         self.process.wait(60)
 
 
+def measured(url: str, experiment_id: str, at_least: int) -> dict[int, str]:
+    """Requests of trials that no later start repeats, once there are so many, and a moment later.
+
+    A conversation that was broken off begins again, and so do warm-ups.
+    """
+    deadline = time.monotonic() + 60
+    found: dict[int, str] = {}
+    while len(found) < at_least:
+        assert time.monotonic() < deadline
+        time.sleep(random.uniform(0.0, 0.2))
+        found = {
+            trial["number"]: trial["request_id"]
+            for trial in httpx.get(f"{url}/{experiment_id}/trials").json()["data"]
+            if trial["turn"] is None and not trial["warmup"]
+        }
+    return found
+
+
 def finished(url: str, experiment_id: str) -> dict:
     """The experiment, once it has ended."""
     deadline = time.monotonic() + 120
@@ -85,6 +103,24 @@ def planned(trial: dict) -> tuple:
     return tuple(trial[name] for name in names)
 
 
+def paired(report: dict) -> dict:
+    """What a report compares, and by how many pairs."""
+    return {
+        "arms": [(arm["model"], arm["done"], arm["failed"], arm["cold"]) for arm in report["arms"]],
+        "curves": [
+            (
+                curve["arm"],
+                curve["metric"],
+                [(p["context_tokens"], p["n"]) for p in curve["points"]],
+            )
+            for curve in report["curves"]
+        ],
+        "verdicts": [(each["metric"], each["arms"], each["n"]) for each in report["verdicts"]],
+        "prompts": [(each["metric"], each["prompt_id"]) for each in report["prompt_pairs"]],
+        "turns": len(report["turns"]),
+    }
+
+
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
 def test_a_killed_experiment_measures_what_one_that_was_never_killed_does(tmp_path):
@@ -98,13 +134,8 @@ def test_a_killed_experiment_measures_what_one_that_was_never_killed_does(tmp_pa
         experiment_id = httpx.post(service.url, json=PLAN).json()["id"]
         kept: dict[int, str] = {}
         for _ in range(KILLS):
-            time.sleep(random.uniform(0.3, 0.9))
-            for trial in httpx.get(f"{service.url}/{experiment_id}/trials").json()["data"]:
-                if trial["turn"] is None:  # a conversation that was broken off begins again
-                    assert (
-                        kept.setdefault(trial["number"], trial["request_id"])
-                        == (trial["request_id"])
-                    )
+            for number, request_id in measured(service.url, experiment_id, len(kept) + 4).items():
+                assert kept.setdefault(number, request_id) == request_id
             service.end(signal.SIGKILL)
             service = Service(tmp_path / "killed")
             services.append(service)
@@ -113,13 +144,18 @@ def test_a_killed_experiment_measures_what_one_that_was_never_killed_does(tmp_pa
         finished(whole.url, undisturbed)
         trials = httpx.get(f"{service.url}/{experiment_id}/trials").json()["data"]
         reference = httpx.get(f"{whole.url}/{undisturbed}/trials").json()["data"]
+        reports = [
+            httpx.get(f"{url}/{id_}/report.json", timeout=60).json()
+            for url, id_ in ((service.url, experiment_id), (whole.url, undisturbed))
+        ]
     finally:
         for each in services:
             each.end(signal.SIGTERM)
 
-    assert kept
+    assert len(kept) >= 4 * KILLS
     assert after["continued"] == KILLS
     assert (after["done"], after["failed"]) == (after["planned"], 0)
     assert [planned(trial) for trial in trials] == [planned(trial) for trial in reference]
     assert {n: trials[n]["request_id"] for n in kept} == kept
+    assert paired(reports[0]) == paired(reports[1])
     assert all(trial["values"].keys() == reference[0]["values"].keys() for trial in trials)

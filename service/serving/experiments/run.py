@@ -13,6 +13,7 @@ from service.core.experiments.progress import Progress, Wait
 from service.core.experiments.trial import Trial
 from service.serving.experiments.storing import Storing
 from service.serving.experiments.trial_runner import TrialRunner
+from service.serving.gate import Gate
 from service.serving.models.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Run:
         *,
         storing: Storing,
         pool: Pool,
+        gate: Gate,
         publish: Publish,
     ) -> None:
         self.experiment = experiment
@@ -43,6 +45,7 @@ class Run:
         self._planned = planned
         self._storing = storing
         self._pool = pool
+        self._gate = gate
         self._publish = publish
         self._waits_for: Wait | None = None
 
@@ -77,20 +80,23 @@ class Run:
         self._publish(self.progress)
 
     async def _pause_while_busy(self) -> None:
-        """Wait until other requests have been gone for a moment."""
+        """Wait until requests, loads and hashing of others have been over for a moment."""
         loop = asyncio.get_running_loop()
-        if not self._pool.requests:
+        if not self._busy():
             return
         quiet_since_s = None
         while quiet_since_s is None or loop.time() - quiet_since_s < QUIET_S:
             self._check_draining()
             self._wait_for("busy")
-            if self._pool.requests:
+            if self._busy():
                 quiet_since_s = None
             elif quiet_since_s is None:
                 quiet_since_s = loop.time()
             await asyncio.sleep(POLL_S)
         self._wait_for(None)
+
+    def _busy(self) -> bool:
+        return bool(self._pool.requests) or self._gate.works_in_background
 
     def _check_draining(self) -> None:
         if self._pool.draining:
@@ -131,11 +137,14 @@ def progress_of(
 
 
 def left(planned: Sequence[Trial], done: set[int]) -> list[Trial]:
-    """Trials that have to run: a conversation that was broken off begins again at its first turn.
+    """Trials that have to run.
 
-    What was said in it is not stored.
+    A run that goes on is warmed up again, since its models were loaded anew. A conversation that
+    was broken off begins again at its first turn: what was said in it is not stored.
     """
     begin = next((number for number, _ in enumerate(planned) if number not in done), len(planned))
     while begin < len(planned) and (planned[begin].turn or 1) > 1:
         begin -= 1
-    return list(planned[begin:])
+    rest = list(planned[begin:])
+    again = planned[:begin] if rest else ()
+    return [trial for trial in again if trial.warmup] + rest

@@ -262,5 +262,6 @@ class ExperimentService:
             planned,
             storing=self._storing,
             pool=self._chat.pool,
+            gate=self._chat.gate,
             publish=self._events.publish,
         )
