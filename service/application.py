@@ -119,5 +119,6 @@ class Application:
         if self.pool.requests:
             log.warning("%d requests are interrupted by the shutdown", self.pool.requests)
         self.chat.interrupt()
+        await self.experiments.stop()
         await self.pool.drain(ABORT_S)
         await self._close_engines()

@@ -159,3 +159,28 @@ def test_a_killed_experiment_measures_what_one_that_was_never_killed_does(tmp_pa
     assert {n: trials[n]["request_id"] for n in kept} == kept
     assert paired(reports[0]) == paired(reports[1])
     assert all(trial["values"].keys() == reference[0]["values"].keys() for trial in trials)
+
+
+def test_an_experiment_goes_on_after_an_orderly_stop(tmp_path):
+    """SIGTERM ends the service at once, though an event stream is open; its reader is told."""
+    service = Service(tmp_path)
+    services = [service]
+    try:
+        experiment_id = httpx.post(service.url, json={**PLAN, "repetitions": 2}).json()["id"]
+        with httpx.stream("GET", f"{service.url}/{experiment_id}/events", timeout=30) as events:
+            lines = events.iter_lines()
+            next(line for line in lines if '"done":2' in line)
+            begun_s = time.monotonic()
+            service.process.send_signal(signal.SIGTERM)
+            rest = list(lines)
+        service.end(signal.SIGTERM)
+        took_s = time.monotonic() - begun_s
+        services.append(Service(tmp_path))
+        after = finished(services[-1].url, experiment_id)
+    finally:
+        for each in services:
+            each.end(signal.SIGTERM)
+
+    assert took_s < 10
+    assert '"code":"draining"' in "".join(rest)
+    assert (after["continued"], after["done"], after["failed"]) == (1, after["planned"], 0)

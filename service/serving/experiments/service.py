@@ -80,14 +80,18 @@ class ExperimentService:
             self._queued.set()
         self._worker = asyncio.create_task(self._work(), name="experiments")
 
-    async def aclose(self) -> None:
-        """Stop; what had not ended goes on after the next start."""
+    async def stop(self) -> None:
+        """Stop the run and every event stream; what has not ended goes on after the next start."""
         tasks = [task for task in (self._worker, self._running) if task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
         self._events.close(Draining("The service is shutting down and sends no more events."))
+
+    async def aclose(self) -> None:
+        """Stop, and close the store's thread."""
+        await self.stop()
         self._storing.close()
 
     # Clients

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 
 def plan(**fields):
@@ -290,3 +292,26 @@ def test_a_report_can_be_read_while_the_experiment_runs(serve):
 
     assert 0 < report["trials"] < created["planned"]
     live.client.delete(f"/v1/experiments/{created['id']}")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(
+    ["name", "arms", "prompts", "measures", "conversation", "probes", "repetitions", "seed",
+     "margin", "pause_when_busy"]
+)  # fmt: skip
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.dictionaries(KEYS, JSON, max_size=4))
+def test_no_plan_is_an_internal_error(live, fields):
+    """Whatever its fields hold, it is refused: at the latest, for a model that does not exist."""
+    answer = live.post("/v1/experiments", plan(arms=[{"model": "nobody"}]) | fields)
+
+    assert answer.status_code in (400, 404)
+    assert answer.json()["error"]["message"]
