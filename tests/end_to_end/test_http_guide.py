@@ -53,7 +53,7 @@ def test_the_guide_shows_every_part_of_the_api():
     code = " ".join(code for _, code, _ in EXAMPLES)
     for path in ("chat/completions", "completions", "compare", "experiments", "score", "records",
                  "records/summary", "replays", "records/export", "models", "load", "unload", "pin",
-                 "models/events", "memory", "runtime"):  # fmt: skip
+                 "models/events", "memory", "runtime", "routes", "stats"):  # fmt: skip
         assert re.search(rf"/v1/(\S+/)?{path}\b", code), path
     assert "/tokenize" in code
     assert "/detokenize" in code
