@@ -1,12 +1,15 @@
 """Endpoints that list, create, change, delete and explain routes."""
 
-from litestar import Router, delete, get, post, put
+from typing import Any
+
+from litestar import Request, Router, delete, get, post, put
 from litestar.params import FromPath, JSONBody
 from litestar.types import ControllerRouterHandler
 
 from service.api.records import Instant, ReportsOfService, instant_ns
 from service.api.routes.schema import NewRoute, RouteList, RouteView
 from service.api.services import Deps
+from service.core.errors import InvalidRequest
 from service.core.routes.route import Route
 from service.serving.routes.reports.explain import Explanation, explain
 from service.serving.routes.reports.statistics import RouteStatistics
@@ -52,6 +55,7 @@ async def delete_route(services: Deps, route_id: FromPath[str]) -> None:
 
 @get("/{route_id:str}/stats", summary="Statistics of a route's arms")
 async def route_statistics(
+    request: Request[Any, Any, Any],
     services: Deps,
     route_id: FromPath[str],
     since: Instant = None,
@@ -61,6 +65,9 @@ async def route_statistics(
 
     Of a weighted route also comparisons of its arms, which may be looked at as often as one likes.
     """
+    for name in request.query_params:
+        if name not in ("since", "until"):  # statistics of another period would be the answer
+            raise InvalidRequest(f"Unknown query parameter {name!r}.", param=name)
     return await services.route_reports.statistics(
         route_id,
         services.routes.entry(route_id).route,

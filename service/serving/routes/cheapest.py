@@ -58,14 +58,16 @@ def _ordered(
 
 
 def _little_data(route: CheapestRoute, arms: Sequence[ArmFacts]) -> list[str]:
-    """Arms that have too few observations near this length."""
-    return [
-        f"{arm.model}: no data"
-        if arm.prediction is None
-        else f"{arm.model}: {_near(arm)} observations near this length"
-        for arm in arms
-        if _near(arm) < route.min_observations
-    ]
+    """Arms of which too little is known at this length, or not what is to be minimized."""
+    notes = []
+    for arm in arms:
+        if arm.prediction is None:
+            notes.append(f"{arm.model}: no data")
+        elif _near(arm) < route.min_observations:
+            notes.append(f"{arm.model}: {_near(arm)} observations near this length")
+        elif Offer.of(arm, route.minimize).cost is None:
+            notes.append(f"{arm.model}: {route.minimize} unknown")
+    return notes
 
 
 def _near(arm: ArmFacts) -> int:

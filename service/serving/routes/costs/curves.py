@@ -18,6 +18,7 @@ from service.serving.routes.costs.observation import Observation
 #: Latest records that a start reads.
 WARM_UP_RECORDS: Final = 2000
 _PAGE: Final = 500
+_SETUP: Final = ("engine", "device", "kernel_path", "dtype", "quantization")
 
 
 class Curves:
@@ -25,6 +26,7 @@ class Curves:
 
     def __init__(self) -> None:
         self._models: dict[str, ModelCurves] = {}
+        self._setups: dict[str, tuple[object, ...]] = {}
 
     def __repr__(self) -> str:
         return f"<Curves {self._models}>"
@@ -41,8 +43,12 @@ class Curves:
         """Learn from a request."""
         model = served_id(record.model, record.variant)
         seen = Observation.of(record, metrics)
-        if model is not None and seen is not None:
-            self._models.setdefault(model, ModelCurves()).add(seen)
+        if model is None or seen is None:
+            return
+        setup = _setup(record)
+        if self._setups.get(model) != setup:  # what was measured before says nothing of it
+            self._models[model], self._setups[model] = ModelCurves(), setup
+        self._models[model].add(seen)
 
     def learn(self, records: Iterable[RequestRecord]) -> None:
         """Learn from records, oldest first."""
@@ -77,6 +83,12 @@ class Curves:
         """Cost of a request on a model; None without observations."""
         known = self._models.get(model)
         return None if known is None else known.predict(asked)
+
+
+def _setup(record: RequestRecord) -> tuple[object, ...]:
+    """What a model's costs depend on beside lengths and load."""
+    build = record.build
+    return () if build is None else tuple(getattr(build, name) for name in _SETUP)
 
 
 def latest_answers(store: RecordStore) -> Sequence[RequestRecord]:

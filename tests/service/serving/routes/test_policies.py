@@ -197,7 +197,9 @@ def test_an_unknown_cost_is_never_taken_for_a_small_one():
     """An arm without energy readings is behind one with."""
     found = facts(arm("a", prediction=cost(1)), arm("b", prediction=cost(1, energy_uj=1e9)))
     route = CheapestRoute(arms=ARMS[:2], minimize="energy", explore=0)
-    assert decide(route, found).arms == ("b", "a")
+    decided = decide(route, found)
+    assert decided.arms == ("b", "a")
+    assert decided.reason.endswith("a: energy unknown")
 
 
 @pytest.mark.parametrize(("draw", "first"), [(0.04, "c"), (0.06, "b")])

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from service.core.events import StateBytes
+from service.core.events import ModelBuild, StateBytes
 from service.core.metrics import derive
 from service.core.record import RequestRecord
 from service.core.routes.curves import AskedCost
@@ -162,3 +162,18 @@ def test_observing_a_request_is_learning_from_its_record():
         learned.generated(one, 11)
         learned.finished(one, derive(one))
     assert learned.predict("m", asked(100)).observations == len(LENGTHS)
+
+
+def test_another_kernel_or_device_begins_anew():
+    """What took long on the old one says nothing of it; new weights of the same shape do not."""
+    build = ModelBuild(
+        weights_sha256="1", dtype="float32", quantization=None, engine="torch",
+        engine_version="1", device="cpu", kernel_path="eager",
+    )  # fmt: skip
+    old = [record(tokens, prefill_ms=9000, build=build) for tokens in LENGTHS]
+    same = [record(100, prefill_ms=9000, build=msgspec.structs.replace(build, weights_sha256="2"))]
+    assert curves(*old, *same).predict("m", asked(100)).observations == len(LENGTHS) + 1
+    changed = msgspec.structs.replace(build, kernel_path="compiled")
+    learned = curves(*old, *(record(tokens, build=changed) for tokens in LENGTHS))
+    assert learned.predict("m", asked(100)).observations == len(LENGTHS)
+    assert learned.predict("m", asked(100)).prefill_ms == pytest.approx(15, rel=0.02)
