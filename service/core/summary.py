@@ -37,6 +37,8 @@ class Summary(Struct, frozen=True, kw_only=True):
     cached_tokens: int | None
     completion_tokens: int | None
     completion_bytes: int | None
+    energy_uj: dict[str, int]
+    """Microjoules by source, over requests whose energy is known; none for a source without any."""
     metrics: dict[str, Quantiles]
     """Percentiles by metric, over complete answers; cold ones count only in `load_ms`."""
     state: dict[str, Quantiles]
@@ -107,6 +109,7 @@ class _Tally:
         self.by_status: Counter[Status] = Counter()
         self.flags: Counter[str] = Counter()
         self.sums: dict[str, int] = {}
+        self.energy_uj: dict[str, int] = {}
         self.metrics = {name: array("d") for name in _METRICS}
         self.state = {name: array("d") for name in _STATE}
 
@@ -119,6 +122,10 @@ class _Tally:
             count = getattr(record, name)
             if count is not None:
                 self.sums[name] = self.sums.get(name, 0) + count
+        spent = record.energy
+        if spent.energy_uj is not None and spent.energy_source is not None:
+            so_far_uj = self.energy_uj.get(spent.energy_source, 0)
+            self.energy_uj[spent.energy_source] = so_far_uj + spent.energy_uj
         if record.status == "ok":
             _collect(self.metrics, derive(record), only={"load_ms"} if record.cold else None)
             _collect(self.state, record.state)
@@ -145,6 +152,10 @@ def _together(tallies: Sequence[_Tally]) -> Summary:
         cold=flags["cold"],
         verified=flags["verified"],
         unverified=flags["unverified"],
+        energy_uj={
+            source: sum(tally.energy_uj.get(source, 0) for tally in tallies)
+            for source in sorted({source for tally in tallies for source in tally.energy_uj})
+        },
         metrics={
             name: quantiles(chain.from_iterable(tally.metrics[name] for tally in tallies))
             for name in _METRICS

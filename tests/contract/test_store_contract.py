@@ -14,6 +14,7 @@ from service.core.events import StateBytes
 from service.core.ports import RecordFilter, RecordStore
 from service.core.record import RequestRecord
 from service.core.summary import summarize
+from service.core.work import Energy
 from service.storage import open_store
 from service.storage.columns import blocks
 
@@ -290,6 +291,13 @@ RECORDS = st.builds(
         StateBytes,
         attention_kv_bytes=st.none() | st.integers(0, 2**40),
         ssm_state_bytes=st.just(77),
+    ),
+    energy=st.just(Energy())
+    | st.builds(
+        Energy,
+        energy_uj=st.integers(0, 2**40),
+        energy_source=st.sampled_from(["rapl", "estimate"]),
+        energy_shared=st.booleans(),
     ),
 )
 FILTERS = st.builds(

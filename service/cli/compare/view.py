@@ -65,9 +65,14 @@ def _work(kind: str) -> Callable[[dict[str, Any]], float | None]:
     return lambda metrics: metrics["work"][kind]
 
 
-def _energy(metrics: dict[str, Any]) -> float | None:
-    microjoules: float | None = metrics["energy"]["energy_uj"]
-    return microjoules
+def _energy(*sources: str) -> Callable[[dict[str, Any]], float | None]:
+    """Microjoules by a counter of these kinds, so that an estimate has a row of its own."""
+
+    def of(metrics: dict[str, Any]) -> float | None:
+        energy = metrics["energy"]
+        return energy["energy_uj"] if energy["energy_source"] in sources else None
+
+    return of
 
 
 def _joules(microjoules: float) -> str:
@@ -103,7 +108,8 @@ ROWS = (
     Row("weights read", _work("weight_bytes_read"), human_bytes, "weight_bytes_read"),
     Row("state read", _work("state_bytes_read"), human_bytes, "state_bytes_read"),
     Row("state written", _work("state_bytes_written"), human_bytes, "state_bytes_written"),
-    Row("energy", _energy, _joules, "energy_uj"),
+    Row("energy", _energy("rapl", "nvml"), _joules, "energy_uj"),
+    Row("energy, estimated", _energy("estimate"), _joules, "energy_uj"),
     Row("slot reserves", _state("reserved_bytes"), human_bytes, "reserved_bytes"),
 )
 

@@ -18,7 +18,8 @@ from service.storage.tables import IS_OPEN, record_block, record_column, request
 
 BLOCK_ROWS = 8192
 
-TEXTS = ("status", "endpoint", "requested_model")
+TEXTS = ("status", "endpoint", "requested_model", "energy_source")
+"""Text fields; packed as "" where unknown."""
 _STAMPS = tuple(
     sorted({name for one in FORMULAS.values() for name in one.inputs if name.endswith("_ns")})
 )
@@ -26,7 +27,7 @@ _STAMPS = tuple(
 RELATIVE = tuple(name for name in _STAMPS if name not in ("accepted_ns", "load_ns"))
 INTEGERS = (
     "accepted_at_ns", "load_ns", "model_build_id", "cold", "verified", *SUMS,
-    *StateBytes.__struct_fields__,
+    *StateBytes.__struct_fields__, "energy_uj",
 )  # fmt: skip
 NAMES = frozenset((*TEXTS, *RELATIVE, *INTEGERS))
 

@@ -198,7 +198,22 @@ class _Table:
                 total if count else None
                 for total, count in zip(self._sums(values), knowing, strict=True)
             ]
+        fields["energy_uj"] = self._energy()
         return fields
+
+    def _energy(self) -> list[dict[str, int]]:
+        """Microjoules by source: one table per group, then the total."""
+        energy_uj, known = self._column("energy_uj")
+        numbers, sources = self._columns.texts("energy_source")
+        numbers = numbers[self._rows]
+        tables: list[dict[str, int]] = [{} for _ in self._bounds]
+        for source in sorted(filter(None, sources)):
+            counted = known & (numbers == sources.index(source))
+            sums = zip(self._sums(energy_uj * counted), self._sums(counted), strict=True)
+            for table, (total_uj, count) in zip(tables, sums, strict=True):
+                if count:
+                    table[source] = total_uj
+        return tables
 
     def _sums(self, values: Integers | Flags) -> list[int]:
         of_groups = np.add.reduceat(values, self._bounds[:-1], dtype=np.int64)

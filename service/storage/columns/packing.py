@@ -30,7 +30,9 @@ def pack_rows(connection: Connection, block: Block) -> tuple[int, dict[str, Pack
         field.name: values for field, values in zip(_FIELDS, fields, strict=True)
     }
     accepted_ns = np.array(by_name["accepted_ns"], dtype=np.int64)
-    columns: dict[str, PackedColumn] = {name: pack_texts(by_name[name]) for name in TEXTS}
+    columns: dict[str, PackedColumn] = {
+        name: pack_texts([text or "" for text in by_name[name]]) for name in TEXTS
+    }
     for name in INTEGERS:
         columns[name] = pack_integers(*integers(by_name[name]))
         _yield_lock()

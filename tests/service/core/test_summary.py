@@ -5,6 +5,7 @@ from collections.abc import Callable
 from service.core.events import StateBytes
 from service.core.record import RequestRecord
 from service.core.summary import summarize
+from service.core.work import Energy
 
 MakeRecord = Callable[..., RequestRecord]
 
@@ -93,3 +94,17 @@ def test_windows_are_aligned_and_keep_the_total(make_record: MakeRecord) -> None
     assert [group.window_start_ns for group in summary.groups] == [0, 10, 20]
     assert [group.summary.count for group in summary.groups] == [2, 1, 1]
     assert summary.total.metrics["ttft_ms"].count == 4
+
+
+def test_energy_is_summed_up_by_its_source(make_record: MakeRecord) -> None:
+    """An estimate is not added to what was counted, and unknown energy is not 0."""
+
+    def spent(energy_uj: int, source: str) -> Energy:
+        return Energy(energy_uj=energy_uj, energy_source=source, energy_shared=False)
+
+    energies = [spent(5, "rapl"), spent(7, "rapl"), spent(100, "estimate"), Energy()]
+
+    total = summarize(make_record("r", energy=each) for each in energies).total
+
+    assert total.energy_uj == {"estimate": 100, "rapl": 12}
+    assert summarize([make_record("r")]).total.energy_uj == {}
