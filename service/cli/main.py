@@ -21,6 +21,7 @@ class LazyGroup(click.Group):
         "score": "service.cli.score",
         "serve": "service.cli.serve",
         "top": "service.cli.top.command",
+        "votes": "service.cli.votes",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

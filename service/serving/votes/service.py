@@ -114,7 +114,7 @@ class VoteService:
 
     async def import_open_webui(self, feedbacks: Iterable[object]) -> Imported:
         """Store the preferences of Open WebUI's feedback export; again changes nothing."""
-        export = read_export(feedbacks)
+        export = await self._threads.run(lambda _: read_export(feedbacks))
         votes = [await self._imported(preference) for preference in export.preferences]
         added, replaced = await self._threads.run(lambda _: self._store.put(votes))
         return Imported(

@@ -183,3 +183,11 @@ def test_an_export_that_is_no_list_is_refused(voting):
     """With 400, not 500."""
     assert voting.post("/v1/votes/import", {"data": []}).status_code == 400
     assert voting.post("/v1/votes/import", [None, 3, []]).json()["unused"] == {"not a feedback": 3}
+
+
+def test_an_export_may_be_larger_than_other_bodies(voting):
+    """Whole conversations are in it."""
+    big = {"id": "f", "data": {}, "snapshot": {"chat": "word " * 300_000}}
+    response = voting.post("/v1/votes/import", [big])
+    assert response.status_code == 200
+    assert response.json()["unused"] == {"no thumb up or down": 1}
