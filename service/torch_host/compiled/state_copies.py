@@ -1,8 +1,9 @@
 """Copies of the state of a compiled model's slots, for the prefix cache."""
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import numpy as np
 import torch
 
 from service.torch_host.compiled.codegen.lanes import LANES
@@ -12,15 +13,17 @@ from service.torch_host.compiled.states import KeyValues, Slots
 BLOCK_TOKENS: Final = KEY_TOKENS
 """Tokens of a block: what capacities and dropped tokens of a window are multiples of."""
 
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+
 
 class SlotSnapshot(NamedTuple):
     """State of a slot at one length, without its whole blocks of full attention."""
 
-    tails: list[torch.Tensor]
+    tails: list[Bytes]
     """Of each group of full attention, the tokens behind the last whole block."""
-    windows: list[torch.Tensor]
+    windows: list[Bytes]
     """Of each group with a window, the tokens that later ones may see."""
-    states: list[torch.Tensor]
+    states: list[Bytes]
     """Convolution and recurrent states."""
 
 
@@ -28,7 +31,8 @@ class CompiledStateCopies:
     """Copies and restores slots; packed keys and values are copied as attention reads them.
 
     Keys are packed by 16 tokens and values by pairs, so a partial panel is copied as a whole: what
-    lies in it behind the last token is overwritten by the next ones, or never read.
+    lies in it behind the last token is overwritten by the next ones, or never read. NumPy copies in
+    this thread: torch would wake its team for every few kilobytes, and wait for it.
     """
 
     def __init__(self, slots: Slots) -> None:
@@ -61,7 +65,7 @@ class CompiledStateCopies:
             held += _whole_panels(length - _first_seen(group, length)) * group.token_bytes
         return held
 
-    def copy_block(self, slot: int, index: int) -> list[torch.Tensor]:
+    def copy_block(self, slot: int, index: int) -> list[Bytes]:
         """Copy one block that lies in the slot completely, group by group."""
         first = index * BLOCK_TOKENS
         return [_copy(group, slot, first, first + BLOCK_TOKENS) for group in self._full]
@@ -73,14 +77,14 @@ class CompiledStateCopies:
         return SlotSnapshot(
             [_copy(group, slot, whole, length) for group in self._full if length > whole],
             [_copy(group, slot, _first_seen(group, length), length) for group in self._windowed],
-            [state.clone() for state in self._slots.states(slot)],
+            [_bytes(state).copy() for state in self._slots.states(slot)],
         )
 
     def restore(
         self,
         slot: int,
         tokens: int,
-        blocks: Sequence[Sequence[torch.Tensor]],
+        blocks: Sequence[Sequence[Bytes]],
         snapshot: SlotSnapshot | None,
     ) -> None:
         """Put the state after so many tokens into a cleared slot."""
@@ -97,7 +101,7 @@ class CompiledStateCopies:
                 group.begin_at(slot, first, tokens)
                 _paste(group, slot, first, window)
             for state, copied in zip(self._slots.states(slot), snapshot.states, strict=True):
-                state.copy_(copied)
+                _bytes(state)[:] = copied
         self._slots.lengths[slot] = tokens
 
 
@@ -110,22 +114,27 @@ def _whole_panels(tokens: int) -> int:
     return -(-tokens // LANES) * LANES
 
 
-def _copy(group: KeyValues, slot: int, first: int, end: int) -> torch.Tensor:
-    """Keys and values of some tokens, packed: (layers * heads, elements)."""
+def _copy(group: KeyValues, slot: int, first: int, end: int) -> Bytes:
+    """Keys and values of some tokens, packed: (layers * heads, bytes)."""
     skipped, kept = first - int(group.dropped[slot]), _whole_panels(end - first)
     parts = [
         part[:, skipped * width : (skipped + kept) * width]
-        for part, width in zip(group.parts(slot), group.row_elements, strict=True)
+        for part, width in zip(map(_bytes, group.parts(slot)), group.row_bytes, strict=True)
     ]
-    return torch.cat(parts, dim=1)
+    return np.concatenate(parts, axis=1)
 
 
-def _paste(group: KeyValues, slot: int, first: int, copied: torch.Tensor) -> None:
+def _paste(group: KeyValues, slot: int, first: int, copied: Bytes) -> None:
     """Write a copy back, from its first token on."""
     skipped = first - int(group.dropped[slot])
-    kept = copied.shape[1] // sum(group.row_elements)
+    kept = copied.shape[1] // sum(group.row_bytes)
     begin = 0
-    for part, width in zip(group.parts(slot), group.row_elements, strict=True):
+    for part, width in zip(map(_bytes, group.parts(slot)), group.row_bytes, strict=True):
         columns = copied[:, begin : begin + kept * width]
         part[:, skipped * width : (skipped + kept) * width] = columns
         begin += kept * width
+
+
+def _bytes(tensor: torch.Tensor) -> Bytes:
+    """The memory of a tensor, whatever its type: NumPy has no bfloat16."""
+    return tensor.view(torch.uint8).numpy()

@@ -71,9 +71,9 @@ class KeyValues:
         return self._parts(buffer, int(self.capacities[slot]))
 
     @property
-    def row_elements(self) -> tuple[int, int]:
-        """Elements of one token's key and value in a row."""
-        return self.size, self._room
+    def row_bytes(self) -> tuple[int, int]:
+        """Bytes of one token's key and value in a row."""
+        return self.size * self._dtype.itemsize, self._room * self._dtype.itemsize
 
     @property
     def token_bytes(self) -> int:

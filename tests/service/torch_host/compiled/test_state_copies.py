@@ -43,7 +43,7 @@ def live_state(model, slot):
         keys, values = group.parts(slot)
         depth = 2 if keys.dtype is torch.bfloat16 else 1
         packed = keys.view(keys.shape[0], -1, group.size // depth, 16, depth)
-        pairs = values.view(values.shape[0], -1, group.row_elements[1], depth)
+        pairs = values.view(values.shape[0], -1, group.row_bytes[1] // values.itemsize, depth)
         found += [packed[:, token // 16, :, token % 16].clone() for token in held]
         found += [pairs[:, token // depth, : group.size, token % depth].clone() for token in held]
     assert copies.snapshot_bytes(slot) > 0 or not length % BLOCK_TOKENS
