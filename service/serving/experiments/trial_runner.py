@@ -120,7 +120,7 @@ class TrialRunner:
             sampling=sampling,
             endpoint="experiment",
             arm=trial.arm,
-            replay_of=trial.prompt_id if isinstance(self._plan.prompts, RecordPrompts) else None,
+            replay_of=self._replayed(trial),
             experiment_id=experiment_id,
             # A conversation continues its own turns alone; nothing else may be quick by chance.
             prefix_cache=conversation is not None,
@@ -149,6 +149,11 @@ class TrialRunner:
                 arm, trial.arm, given.sampling, max_tokens=given.new_tokens
             )
         return given.prompt, self._sampling(trial, given.new_tokens, exact=False)
+
+    def _replayed(self, trial: Trial) -> str | None:
+        """The recorded request whose conversation the trial repeats."""
+        recorded = isinstance(self._plan.prompts, RecordPrompts)
+        return trial.prompt_id if recorded and trial.prompt_id in self._prompts else None
 
     def _given(self, trial: Trial) -> GivenPrompt:
         given = self._prompts.get(trial.prompt_id)
