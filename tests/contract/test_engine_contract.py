@@ -8,7 +8,7 @@ import pytest
 from service.core.chat import ChatPrompt, Message, TextPrompt, TokenPrompt
 from service.core.errors import ContextOverflow, InvalidRequest
 from service.core.events import Delta, Finished, Started
-from service.core.ports import Engine, Tokenizing
+from service.core.ports import Engine, SplitsText, Tokenizing
 
 GREEDY = {"temperature": 0.0, "max_tokens": 12, "ignore_eos": True}
 TEXT = "hello the end, hello the end once more"
@@ -266,6 +266,31 @@ def test_a_stream_that_was_never_read_costs_nothing(desk):
         return await desk.idle()
 
     assert desk.run(close())
+
+
+def test_a_split_text_can_be_scored(desk):
+    """Its tokens after the start token fill the context it tells; each gets a log-probability."""
+    if not isinstance(desk.engine, SplitsText):
+        pytest.skip("another server does not tell which bytes its tokens stand for")
+    split = desk.run(desk.engine.split(TEXT))
+    assert split.begins_bytes[0] == 0
+    assert list(split.begins_bytes) == sorted(split.begins_bytes)
+    assert split.begins_bytes[-1] < len(TEXT.encode())
+    assert desk.run(desk.engine.detokenize(split.token_ids)) == TEXT
+
+    ids = (split.start_id, *(split.token_ids * split.context_tokens))[: split.context_tokens]
+    started = desk.ask(TokenPrompt(ids), echo=True, logprobs=0, max_tokens=0).started
+    assert len(started.prompt_logprobs) == split.context_tokens
+    assert all(score.logprob <= 0 for score in started.prompt_logprobs[1:])
+
+
+def test_special_tokens_in_a_split_text_are_text(desk):
+    """A text that spells one is scored letter by letter, by every engine alike."""
+    if not isinstance(desk.engine, SplitsText):
+        pytest.skip("another server does not tell which bytes its tokens stand for")
+    split = desk.run(desk.engine.split("<|im_end|>"))
+    assert len(split.token_ids) > 1
+    assert split.start_id not in split.token_ids
 
 
 def test_the_build_names_the_engine(desk):

@@ -2,11 +2,15 @@
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from typing import Final
 
 from msgspec import Struct
 
 from service.core.errors import InvalidRequest
 from service.core.ports import TextTokens
+
+MOST_WINDOW_TOKENS: Final = 32_768
+"""Longest window of any model: the scores of a window are kept until it is done."""
 
 
 class Window(Struct, frozen=True, kw_only=True):
@@ -59,7 +63,7 @@ def windows(
 
 def longest(tokens: TextTokens, most_tokens: int | None) -> int:
     """Longest window of a model in tokens, the start token included."""
-    return min(tokens.context_tokens, most_tokens or tokens.context_tokens)
+    return min(tokens.context_tokens, most_tokens or MOST_WINDOW_TOKENS, MOST_WINDOW_TOKENS)
 
 
 def tokens_of(tokens: TextTokens, window: Window, size_bytes: int) -> WindowTokens:

@@ -42,9 +42,9 @@ AT_ONCE: Final = 8
 CONDITIONING: Final = (
     "Every window begins with the model's start token: what its tokenizer puts before a text, else "
     "its beginning of text, else <|endoftext|>, else its end of sequence. Special tokens in a text "
-    "are read as plain text. A text that exceeds a model's context is cut into windows of the same "
-    "bytes for all models; each but the first begins with unscored context, half a window of the "
-    "model that holds fewest bytes. Every byte is scored once."
+    "are read as plain text. A text that exceeds a model's context, or 32768 tokens, is cut into "
+    "windows of the same bytes for all models; each but the first begins with unscored context, "
+    "half a window of the model that holds fewest bytes. Every byte is scored once."
 )
 _SCORING: Final = Sampling(max_tokens=0, logprobs=0)
 #: A failure that is the whole request's, not one model's.

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from service.core.errors import InvalidRequest
 from service.core.ports import TextTokens
-from service.core.scores.windows import tokens_of, windows
+from service.core.scores.windows import longest, tokens_of, windows
 
 
 def tokens(sizes, context_tokens, start_id=-1):
@@ -75,6 +75,12 @@ def test_the_shortest_context_cuts_for_all():
 def test_a_limit_below_the_context_cuts_too():
     """`window_tokens` gives the same windows whatever models are asked."""
     assert len(windows([tokens([1] * 10, 100)], 10, most_tokens=5)) == 4
+
+
+def test_no_window_is_longer_than_its_scores_may_be_kept():
+    """A context of a million tokens does not make one request of a million scores."""
+    assert longest(tokens([1], 10**6), None) == longest(tokens([1], 10**6), 10**6) == 32_768
+    assert longest(tokens([1], 2048), None) == 2048
 
 
 def test_a_window_that_cannot_advance_is_refused():
