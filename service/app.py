@@ -55,6 +55,7 @@ from service.telemetry.available import available
 from service.telemetry.energy.choice import choose_counter
 from service.telemetry.energy.meter import EnergyMeter
 from service.telemetry.environment import environment
+from service.telemetry.limits import read_limits
 from service.telemetry.memory import MemoryProbes
 from service.telemetry.prometheus import PrometheusMetrics
 
@@ -110,7 +111,8 @@ def create_application(settings: Settings) -> Application:
     )
     router = Router(routes, lambda: pool.statuses, curves=curves, crossovers=crossovers)
     chat = ChatService(pool, recorder, gate, router)
-    reports = Reports(store, writer)
+    limits = read_limits(data_dir)
+    reports = Reports(store, writer, limits)
     route_reports = RouteReports(store, writer)
     votes = VoteService(open_vote_store(database), reports)
     scores = ScoreService(chat)
@@ -143,6 +145,7 @@ def create_application(settings: Settings) -> Application:
         writer_stats=writer.stats,
         metrics_page=metrics.page,
         runtime=lambda: torch_host.runtime,
+        limits=limits,
         memory=_memory_reporter(device_memory, pool, probes, torch_host, budget),
         version=__version__,
     )

@@ -32,6 +32,7 @@ from service.api.operations import (
     livez,
     prometheus_metrics,
     ready,
+    show_limits,
     show_memory,
     show_runtime,
 )
@@ -68,6 +69,7 @@ ROUTES: list[ControllerRouterHandler] = [
     livez,
     prometheus_metrics,
     show_runtime,
+    show_limits,
     show_memory,
     docs_router,
     openapi_document,

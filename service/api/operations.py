@@ -4,6 +4,7 @@ from litestar import Response, get
 from msgspec import Struct
 
 from service.api.services import Deps
+from service.core.limits import MachineLimits
 from service.core.runtime import Runtime
 from service.serving.health import (
     DecodeHealth,
@@ -69,6 +70,19 @@ async def prometheus_metrics(services: Deps) -> Response[bytes]:
 async def show_runtime(services: Deps) -> Runtime:
     """Process, threads, kernels and step times, as they are in effect."""
     return services.runtime()
+
+
+class LimitsAnswer(Struct, frozen=True, kw_only=True):
+    """What this machine can do at most."""
+
+    limits: MachineLimits | None
+    """Null until `triptych limits` has measured them and the service was restarted."""
+
+
+@get("/v1/limits", summary="Measured limits of the machine", tags=["operations"])
+async def show_limits(services: Deps) -> LimitsAnswer:
+    """The rates that the shares in records refer to."""
+    return LimitsAnswer(limits=services.limits)
 
 
 @get("/v1/memory", summary="Memory by model and process", tags=["operations"])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
+from service.core.limits import MachineLimits
 from service.core.ports import RecordSink, WriterStats
 from service.core.runtime import Runtime
 from service.serving.experiments.replay import ReplayService
@@ -43,6 +44,8 @@ class Services:
     """The page that Prometheus scrapes, and its content type."""
     runtime: Callable[[], Runtime]
     """What the models of this machine run on."""
+    limits: MachineLimits | None
+    """What this machine can do at most; None until it was measured."""
     memory: Callable[[], Awaitable[MemoryReport]]
     """Who holds how much."""
     version: str

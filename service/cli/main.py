@@ -15,6 +15,7 @@ class LazyGroup(click.Group):
     modules: ClassVar[dict[str, str]] = {
         "compare": "service.cli.compare.command",
         "experiment": "service.cli.experiment.command",
+        "limits": "service.cli.limits",
         "models": "service.cli.models.command",
         "quantize": "service.cli.quantize",
         "routes": "service.cli.routes.command",

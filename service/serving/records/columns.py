@@ -14,6 +14,7 @@ import pyarrow.parquet
 from msgspec import Struct, structs
 
 from service.core.events import ModelBuild
+from service.core.limits import LimitShares
 from service.core.metrics import RequestMetrics
 from service.core.record import PARTS, RequestRecord
 from service.serving.records.reported_record import ReportedRecord
@@ -22,6 +23,7 @@ _NESTED: dict[str, type[Struct]] = {
     **PARTS,
     "build": ModelBuild,
     "metrics": RequestMetrics,
+    "limits": LimitShares,
 }
 _ARROW = {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from service.core.limits import MachineLimits
 from service.core.record import RequestRecord
 from service.serving.records.reported_record import ReportedRecord
 
@@ -19,10 +20,12 @@ MEDIA_TYPES: dict[ExportFormat, str] = {
 _BATCH_ROWS = 1000
 
 
-def export(records: Iterable[RequestRecord], form: ExportFormat) -> Iterator[bytes]:
-    """Yield a file of *records* and their metrics, chunk by chunk."""
+def export(
+    records: Iterable[RequestRecord], form: ExportFormat, limits: MachineLimits | None = None
+) -> Iterator[bytes]:
+    """Yield a file of *records* and what is derived from them, chunk by chunk."""
     encode = _encoder(form)
-    return encode(_batches(map(ReportedRecord.of, records)))
+    return encode(_batches(ReportedRecord.of(record, limits) for record in records))
 
 
 def _encoder(

@@ -9,6 +9,7 @@ from typing import Final
 from msgspec import Struct
 
 from service.core.errors import NotFound, Overloaded
+from service.core.limits import MachineLimits
 from service.core.ports import RecordFilter, RecordSink, RecordStore
 from service.core.summary import RecordSummary
 from service.serving.records.export import ExportFormat, export
@@ -35,9 +36,12 @@ class Reports:
     Summaries have one thread, since a large one takes a core and some 90 MB for a moment.
     """
 
-    def __init__(self, store: RecordStore, sink: RecordSink) -> None:
+    def __init__(
+        self, store: RecordStore, sink: RecordSink, limits: MachineLimits | None = None
+    ) -> None:
         self._store = store
         self._sink = sink
+        self._limits = limits
         self._pages = QueryPool("pages", threads=2, max_waiting=64)
         self._summaries = QueryPool("summaries", threads=1, max_waiting=8)
         # One read an export, and those of abandoned exports, which end soon.
@@ -56,7 +60,8 @@ class Reports:
         def read(_: object) -> ReportedPage:
             page = self._store.page(where, limit=limit, cursor=cursor)
             return ReportedPage(
-                data=tuple(map(ReportedRecord.of, page.records)), next_cursor=page.next_cursor
+                data=tuple(ReportedRecord.of(record, self._limits) for record in page.records),
+                next_cursor=page.next_cursor,
             )
 
         return await self._pages.run(read)
@@ -67,7 +72,7 @@ class Reports:
         record = await self._pages.run(lambda _: self._store.get(request_id))
         if record is None:
             raise NotFound("There is no record of this request.", param="request_id")
-        return ReportedRecord.of(record)
+        return ReportedRecord.of(record, self._limits)
 
     async def summary(self, where: RecordFilter, *, window_ns: int | None) -> RecordSummary:
         """Counts, sums and percentiles, in total and by model and window.
@@ -89,7 +94,7 @@ class Reports:
         self._exporting += 1
         try:
             await self._sink.flushed()
-            pieces = export(self._store.iterate(where), form)
+            pieces = export(self._store.iterate(where), form, self._limits)
             while (piece := await self._exports.run(lambda _: next(pieces, None))) is not None:
                 yield piece
         finally:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from msgspec import structs
 
+from service.core.limits import LimitShares
 from service.core.record import RequestRecord
 from service.serving.records.columns import SCHEMA, to_row
 from service.serving.records.reported_record import ReportedRecord
@@ -29,11 +30,12 @@ def test_numbers_stay_numbers(make_record: MakeRecord) -> None:
 
 
 def test_the_reported_record_holds_the_record(make_record: MakeRecord) -> None:
-    """Reporting adds the metrics and changes nothing."""
+    """Reporting adds metrics and shares of the limits, and changes nothing."""
     record = make_record("r", sampling={"seed": 1})
 
     reported = structs.asdict(ReportedRecord.of(record))
 
     metrics = reported.pop("metrics")
+    assert reported.pop("limits") == LimitShares()
     assert reported == structs.asdict(record)
     assert metrics.ttft_ms == 23.0
