@@ -11,6 +11,7 @@ from service.core.compare.comparison import (
     live_state_bytes,
 )
 from service.core.events import StateBytes
+from service.core.work import Energy, Work
 
 
 def test_differences_are_arm_minus_first_and_arm_over_first():
@@ -86,3 +87,22 @@ def test_different_kernels_are_said(make_record):
     build = msgspec.structs.replace(first.build, kernel_path="own-scan")
     found = caveats([first, make_record("b", build=build), None], ["x", "x"], mode="isolated")
     assert "the arms ran on different kernels" in found
+
+
+def test_work_is_compared_by_its_counts(make_record):
+    """Ratios of operations and bytes, which no noise touches."""
+    first = make_record("a", work=Work(decode_flops=100, state_bytes_read=0))
+    found = compare(make_record("b", work=Work(decode_flops=50, state_bytes_read=7)), first)
+    assert found.decode_flops == Difference(absolute=-50, ratio=0.5)
+    assert found.state_bytes_read == Difference(absolute=7, ratio=None)
+    assert found.prefill_flops == Difference(absolute=None, ratio=None)
+
+
+def test_an_estimate_is_not_compared_with_what_was_counted(make_record):
+    """Energies of two kinds of source have no difference, and an estimate is said."""
+    counted = make_record("a", energy=Energy(energy_uj=8, energy_source="rapl"))
+    estimated = make_record("b", energy=Energy(energy_uj=4, energy_source="estimate"))
+    assert compare(estimated, counted).energy_uj == Difference(absolute=None, ratio=None)
+    assert compare(counted, counted).energy_uj == Difference(absolute=0, ratio=1.0)
+    said = caveats([counted, estimated], ["x", "x"], mode="isolated")
+    assert "the energy of an arm is an estimate from power.watts" in said
