@@ -11,13 +11,23 @@ from service.core.errors import QueryCancelled
 from service.core.metrics import Quantiles
 from service.core.ports import RecordFilter, RecordSink, RecordStore
 from service.core.record import RequestRecord, Status
-from service.core.routes.route import BlindRoute, Route, WeightedRoute
+from service.core.routes.route import BlindRoute, CompareRoute, Route, ShadowRoute, WeightedRoute
 from service.core.summary import Summary, served_id
 from service.serving.records.query_pool import Cancelled, QueryPool
 from service.serving.routes.reports.comparison import ArmComparison, ArmMoments
 
 #: Most requests whose arms are compared, the first ones of the period, and most errors counted.
 MOST_ROWS: Final = 20_000
+
+_DIFFERENT: Final = (
+    "the arms of a route by {policy} are given different requests, and are not compared"
+)
+#: Notes of policies whose arms are not compared here for another reason.
+_NOT_COMPARED: Final[dict[type, str]] = {
+    ShadowRoute: "shadows run after their primaries, only while nobody else is there, and end when "
+    "somebody comes: compare a primary with its own shadows, which `shadow_of` names",
+    CompareRoute: "each answer is a comparison of its own, by `comparison_id`",
+}
 
 
 class ArmStatistics(Struct, frozen=True, kw_only=True):
@@ -90,10 +100,7 @@ def _statistics(
         comparisons, compared, more = _comparisons(store, name, route, where, cancelled)
         notes += more
     else:
-        notes.append(
-            f"the arms of a route by {route.policy} are given different requests, and are not "
-            "compared"
-        )
+        notes.append(_NOT_COMPARED.get(type(route), _DIFFERENT).format(policy=route.policy))
     return RouteStatistics(
         route=name,
         policy=route.policy,
