@@ -34,6 +34,10 @@ class Explanation(Struct, frozen=True, kw_only=True):
     facts: RouteFacts | None = None
 
 
+#: Policies that ask models without choosing: a shadow, an arm of a compare route.
+_ALL_ARMS = frozenset({"shadow", "compare"})
+
+
 def explain(record: RequestRecord) -> Explanation:
     """Compute a decision again from its record alone.
 
@@ -46,6 +50,15 @@ def explain(record: RequestRecord) -> Explanation:
             requested_model=record.requested_model,
             policy=record.route,
             arms=(record.requested_model,),
+            reason=record.route_reason,
+            served_by=served_by,
+        )
+    if record.route in _ALL_ARMS and record.route_inputs is None:  # there was nothing to choose
+        return Explanation(
+            request_id=record.request_id,
+            requested_model=record.requested_model,
+            policy=record.route,
+            arms=() if served_by is None else (served_by,),
             reason=record.route_reason,
             served_by=served_by,
         )

@@ -156,3 +156,11 @@ def test_hanging_up_ends_all_arms(comparing):
     with comparing.client.stream("POST", "/v1/chat/completions", json=body) as response:
         next(response.iter_lines())
     comparing.until(lambda: comparing.requests == 0)
+
+
+def test_the_explanation_of_an_arm_says_which_it_was(comparing):
+    """Nothing was chosen, so there is nothing to compute again."""
+    request_id = comparing.chat(model="both").headers["x-request-id"]
+    told = comparing.get(f"/v1/records/{request_id}/route").json()
+    assert (told["policy"], told["arms"], told["reason"]) == ("compare", ["echo"], "arm 0")
+    assert told["same"] is None
