@@ -100,7 +100,8 @@ class Plan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     probes: Probes = field(default_factory=Probes)
     """Only for the measure `probes`."""
     repetitions: Annotated[int, Meta(ge=1, le=1000)] = 5
-    seed: int = 0
+    seed: Annotated[int, Meta(ge=0, le=2**53 - 1)] = 0
+    """Decides texts, probes, sampling and the order."""
     margin: Annotated[float, Meta(gt=0, lt=1)] = 0.02
     """Ratios within 1 ± margin count as equivalent."""
     pause_when_busy: bool = True
