@@ -57,12 +57,16 @@ def test_the_second_turn_continues_the_first(ask, model):
 
 @pytest.mark.parametrize("model", TRIO)
 def test_a_stranger_never_hits(ask, model):
-    """Another salt, or none, restores nothing of it and is not told that it is there."""
+    """Another salt, or none, restores nothing of it and is not told that it is there.
+
+    Without a salt, the first tokens of the template match those of any chat without one.
+    """
     conversation = [user(f"secret {model}: {WORDS * 6}")]
     ask(model, conversation, cache_salt="owner")
     for salt in ({"cache_salt": "stranger"}, {}):
         *_, record = ask(model, conversation, **salt)
-        assert (record["cached_tokens"], record["matched_tokens"]) == (0, 0)
+        assert record["cached_tokens"] == 0
+        assert record["matched_tokens"] <= (4 if salt == {} else 0)
     *_, record = ask(model, conversation, cache_salt="owner")
     assert record["matched_tokens"] > 64
 

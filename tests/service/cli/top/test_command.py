@@ -135,6 +135,7 @@ def test_the_bar_shows_what_is_held_booked_and_free(used, held, bar):
         models=(),
         processes=(),
         device=DeviceUse(name="cpu"),
+        prefix_cache=None,
     )
 
     assert MemoryBar(memory, [(count, "red") for count in held]).line(10).plain == bar
