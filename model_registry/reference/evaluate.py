@@ -126,6 +126,19 @@ def measure(model: PreTrainedModel, tokenizer: Tokenizer, material: Material) ->
     )
 
 
+def with_others(results: Results, file: Path) -> Results:
+    """The results, and those of other architectures that a file has on the same samples."""
+    if not file.exists():
+        return results
+    earlier = msgspec.json.decode(file.read_bytes(), type=Results)
+    if msgspec.structs.replace(earlier, models=results.models) != results:
+        return results
+    models = earlier.models | results.models
+    return msgspec.structs.replace(
+        results, models={name: models[name] for name in CONFIGS if name in models}
+    )
+
+
 @click.command()
 @click.option(
     "--corpus",
@@ -148,7 +161,10 @@ def main(
     questions: int,
     out: Path,
 ) -> None:
-    """Measure the bf16 weights as they are shipped and write the results as JSON."""
+    """Measure the bf16 weights as they are shipped and write the results as JSON.
+
+    Results that OUT has of other architectures are kept if they were measured on the same samples.
+    """
     torch.set_num_threads(1)
     console = Console()
     architectures = arch or tuple(CONFIGS)
@@ -168,6 +184,7 @@ def main(
         questions_per_probe=questions,
         models=models,
     )
+    results = with_others(results, out)
     write_results(results, out)
     print_results(results, console)
 

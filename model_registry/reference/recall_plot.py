@@ -5,19 +5,16 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Final
 
-import click
 import matplotlib as mpl
-import msgspec
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from model_registry.reference.architectures import Architecture
-from model_registry.reference.probes import TOKENS_PER_PAIR
+from model_registry.reference.probes import PAIRS_ASIDE, TOKENS_PER_PAIR
 from model_registry.reference.results import Results
-from model_registry.reference.synthetic import FULL, VALUES
+from model_registry.reference.synthetic import FULL
 
-HERE: Final = Path(__file__).parent
 CONFIDENCE: Final = 0.95
 #: Told apart also by those who see few colours (Okabe and Ito 2008).
 STYLES: Final[dict[Architecture, tuple[str, str]]] = {
@@ -41,6 +38,13 @@ def wilson_interval(
     centre = share + z * z / (2 * questions)
     scale = 1 + z * z / questions
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def recall_chance(task: str, size_tokens: int) -> float:
+    """Share of right answers of who names one of the chat's own values blindly."""
+    return (
+        1 / PAIRS_ASIDE if task == "recall_past_tasks" else 1 / (1 + size_tokens / TOKENS_PER_PAIR)
+    )
 
 
 def chart(results: Results) -> Figure:
@@ -78,12 +82,13 @@ def _panel(axes: Axes, results: Results, task: str) -> None:
                     if cell.task == task})  # fmt: skip
     axes.axvline(trained, color=GUIDE, linestyle="--", linewidth=1)
     axes.annotate("longest\ntrained", (trained, 0.5), color=GUIDE, fontsize=8)
-    axes.axhline(1 / len(VALUES), color=GUIDE, linestyle=":", linewidth=1)
+    chances = [recall_chance(task, size) for size in sizes]
+    axes.plot(sizes, chances, color=GUIDE, linestyle=":", linewidth=1)
     # Linear below the first distance of note, for the logarithm has no zero.
     axes.set_xscale("symlog", base=2, linthresh=next(size for size in sizes if size > 0))
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set_ylim(-0.02, 1.02)
-    axes.set_xlabel(f"{label} between (dotted: chance)")
+    axes.set_xlabel(f"{label} between (dotted: a stated value drawn blindly)")
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -91,15 +96,3 @@ def draw(results: Results, file: Path) -> None:
     """Write the chart as SVG, the same bytes for the same results."""
     with mpl.rc_context({"svg.hashsalt": "recall", "svg.fonttype": "none"}):
         chart(results).savefig(file, format="svg", metadata={"Date": None})
-
-
-@click.command()
-@click.argument("results", type=click.Path(path_type=Path), default=HERE / "results.json")
-@click.argument("out", type=click.Path(path_type=Path), default=HERE / "recall.svg")
-def main(results: Path, out: Path) -> None:
-    """Draw the recall of RESULTS, a file of `evaluate`, into OUT. Needs the extra `plot`."""
-    draw(msgspec.json.decode(results.read_bytes(), type=Results), out)
-
-
-if __name__ == "__main__":
-    main()

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from model_registry.reference.checkpoint import WEIGHTS
-from model_registry.reference.recall_plot import draw, wilson_interval
+from model_registry.reference.recall_plot import draw, recall_chance, wilson_interval
 from model_registry.reference.results import Results
 
 
@@ -27,3 +27,9 @@ def test_plot_of_the_shipped_results(tmp_path):
     text = (tmp_path / "a.svg").read_text()
     assert text == (tmp_path / "b.svg").read_text()
     assert all(f">{name}</text>" in text for name in results.models)
+
+
+def test_chance_is_that_of_a_stated_value():
+    """Whoever names a value of the chat is right once in as many as it states."""
+    assert recall_chance("recall_past_pairs", 3) == 1 / 2
+    assert recall_chance("recall_past_tasks", 512) == 1 / 4

@@ -38,6 +38,21 @@ def test_evaluate_writes_every_measure(corpus, tmp_path):
     assert "recall_past_tasks" in {probe["task"] for probe in measured["probes"]}
 
 
+def test_evaluate_keeps_other_models_of_the_same_samples(corpus, tmp_path):
+    """Models can be measured one at a time into one file; other sample sizes start it anew."""
+    out = tmp_path / "results.json"
+
+    def measure(name: str, questions: int) -> set[str]:
+        arguments = ["--corpus", corpus, "--arch", name, "--questions", questions, "--out", out]
+        result = CliRunner().invoke(evaluate.main, [str(argument) for argument in arguments])
+        assert result.exit_code == 0, result.output
+        return set(json.loads(out.read_bytes())["models"])
+
+    assert measure("transformer", 1) == {"transformer"}
+    assert measure("ssm", 1) == {"transformer", "ssm"}
+    assert measure("ssm", 2) == {"ssm"}
+
+
 def test_interrupt_is_remembered_and_released():
     """Ctrl-C during training stops between two steps; afterwards it is Python's again."""
     before = signal.getsignal(signal.SIGINT)

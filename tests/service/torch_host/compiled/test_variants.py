@@ -36,7 +36,7 @@ class Bounds(NamedTuple):
     """Of the weights, as a ratio."""
 
 
-BOUNDS = {"int8": Bounds(1.01, 0.005, 0.6), "int4": Bounds(1.02, 0.1, 0.4)}
+BOUNDS = {"int8": Bounds(1.01, 0.02, 0.6), "int4": Bounds(1.02, 0.25, 0.4)}
 
 
 def parent(name: str) -> ResolvedModel:
