@@ -1,6 +1,5 @@
 """`triptych score`: log-probability and bits per byte of texts by several models."""
 
-import contextlib
 import gzip
 import json
 import sys
@@ -14,6 +13,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from service.cli.running_service import refusal, unreachable, url_option
 from service.core.errors import InvalidRequest
 from service.core.probes.minimal_pairs import MinimalPair, judged, pair_results, read_pairs
 from service.core.probes.minimal_pairs import texts_of as sentences_of
@@ -30,14 +30,7 @@ BYTES_AT_ONCE: Final = 256 * 1024
 @click.option("--jsonl", is_flag=True, help="FILE has one JSON object a line, with `text`.")
 @click.option("--pairs", is_flag=True, help="FILE has minimal pairs, as BLiMP's JSON Lines.")
 @click.option("--window-tokens", type=click.IntRange(min=2), help="Longest window in tokens.")
-@click.option(
-    "--url",
-    default="http://127.0.0.1:8000",
-    show_default=True,
-    envvar="TRIPTYCH_URL",
-    show_envvar=True,
-    help="Address of the service.",
-)
+@url_option
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as one JSON document.")
 def score(
     file: Path,
@@ -63,9 +56,7 @@ def score(
             asked = {"models": models, "texts": batch, "window_tokens": window_tokens}
             answer = _joined(answer, _ask(url, asked))
     except httpx.HTTPError as error:
-        raise click.ClickException(
-            f"no answer from {url} ({error}); start it with `triptych serve` or name it with --url"
-        ) from error
+        raise unreachable(url, error) from error
     assert answer is not None  # there is a text
     for model in answer["models"]:
         if pairs and model["error"] is None:
@@ -133,10 +124,7 @@ def _ask(url: str, asked: dict[str, Any]) -> dict[str, Any]:
         f"{url.rstrip('/')}/v1/score", json=asked, timeout=httpx.Timeout(10, read=None)
     )
     if answer.is_error:
-        message = f"{answer.url} answered {answer.status_code}; is it a Triptych?"
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            message = str(answer.json()["error"]["message"])
-        raise click.ClickException(message)
+        raise refusal(answer)
     found: dict[str, Any] = answer.json()
     return found
 

@@ -9,19 +9,11 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from service.cli.running_service import unreachable, url_option
 from service.core.votes.open_webui import trimmed
 
 #: Feedbacks of one request: a trimmed one has about 1 KiB.
 BATCH: Final = 10_000
-
-_url = click.option(
-    "--url",
-    default="http://127.0.0.1:8000",
-    show_default=True,
-    envvar="TRIPTYCH_URL",
-    show_envvar=True,
-    help="Address of the service.",
-)
 
 
 @click.group()
@@ -31,7 +23,7 @@ def votes() -> None:
 
 @votes.command("import")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@_url
+@url_option
 def import_ratings(file: Path, url: str) -> None:
     """Import FILE, the feedback export of Open WebUI (Admin Panel, Evaluations, Feedbacks).
 
@@ -68,7 +60,7 @@ def import_ratings(file: Path, url: str) -> None:
 @click.option("--route", help="Only votes on answers of this blind route.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print what the service answers.")
-@_url
+@url_option
 def ratings(route: str | None, seed: int, *, as_json: bool, url: str) -> None:
     """Rank models by votes: Bradley-Terry strengths with bootstrap intervals."""
     found = _call(
@@ -122,9 +114,7 @@ def _call(method: str, url: str, path: str, **options: Any) -> dict[str, Any]:  
     try:
         answer = httpx.request(method, url + path, timeout=120, **options)
     except httpx.HTTPError as error:
-        raise click.ClickException(
-            f"no answer from {url} ({error}); start it with `triptych serve` or name it with --url"
-        ) from error
+        raise unreachable(url, error) from error
     if answer.is_error:
         raise click.ClickException(f"{answer.status_code} from {url}{path}: {answer.text[:500]}")
     body: dict[str, Any] = answer.json()

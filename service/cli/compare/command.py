@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 
 from service.cli.compare.view import Arm, columns, summary
+from service.cli.running_service import refusal, unreachable, url_option
 from service.core.sse import SseReader
 
 #: Redraws of the columns: enough to look live, few enough to cost nothing.
@@ -21,14 +22,7 @@ FRAMES_PER_S = 12
 @click.command()
 @click.argument("prompt")
 @click.option("-m", "--model", "models", multiple=True, help="Model to compare; give two to eight.")
-@click.option(
-    "--url",
-    default="http://127.0.0.1:8000",
-    show_default=True,
-    envvar="TRIPTYCH_URL",
-    show_envvar=True,
-    help="Address of the service.",
-)
+@url_option
 @click.option("--system", help="System message before the prompt.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True)
@@ -75,9 +69,7 @@ def compare(  # noqa: PLR0913 (one argument an option)
     try:
         comparison = show(_events(url, body), [Arm(model) for model in models], console, as_json)
     except httpx.HTTPError as error:
-        raise click.ClickException(
-            f"no answer from {url} ({error}); start it with `triptych serve` or name it with --url"
-        ) from error
+        raise unreachable(url, error) from error
     if as_json:
         click.echo(json.dumps(comparison))
     if any(arm["error"] for arm in comparison["arms"]):
@@ -119,7 +111,7 @@ def _events(url: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
     ):
         if answer.is_error:
             answer.read()
-            raise click.ClickException(_message(answer))
+            raise refusal(answer)
         reader = SseReader()
         for received in answer.iter_bytes():
             for data in reader.push(received):
@@ -129,10 +121,3 @@ def _events(url: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 if "error" in event and "object" not in event:
                     raise click.ClickException(event["error"]["message"])
                 yield event
-
-
-def _message(answer: httpx.Response) -> str:
-    try:
-        return str(answer.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"{answer.url} answered {answer.status_code}; is it a Triptych?"

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Final, Self
 
-import click
 import httpx
 import msgspec
 
+from service.cli.running_service import refusal, unreachable
 from service.core.experiments.plan import Plan
 from service.core.sse import SseReader
 
@@ -76,7 +76,7 @@ class ExperimentClient:
                 now_s = time.monotonic()
                 away_since_s = now_s if away_since_s is None else away_since_s
                 if now_s - away_since_s > AWAY_S:
-                    raise self._unreachable(error) from error
+                    raise unreachable(self._url, error) from error
             time.sleep(_RETRY_S)
 
     def _stream(self, path: str) -> Iterator[dict[str, Any] | None]:
@@ -88,7 +88,7 @@ class ExperimentClient:
         with self._client.stream("GET", path, timeout=timeout) as answer:
             if answer.is_error and answer.status_code < 500:  # noqa: PLR2004
                 answer.read()
-                raise click.ClickException(_message(answer))
+                raise refusal(answer)
             reader = SseReader()
             for received in answer.iter_bytes():
                 for data in reader.push(received):
@@ -108,20 +108,7 @@ class ExperimentClient:
         try:
             answer = self._client.request(method, f"/v1/experiments{path}", **options)
         except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
+            raise unreachable(self._url, error) from error
         if answer.is_error:
-            raise click.ClickException(_message(answer))
+            raise refusal(answer)
         return answer
-
-    def _unreachable(self, error: httpx.HTTPError) -> click.ClickException:
-        return click.ClickException(
-            f"no answer from {self._url} ({error}); start it with `triptych serve` or name it with "
-            "--url"
-        )
-
-
-def _message(answer: httpx.Response) -> str:
-    try:
-        return str(answer.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"{answer.url} answered {answer.status_code}; is it a Triptych?"

@@ -10,6 +10,7 @@ from rich.console import Console
 from service.cli.experiment.client import ExperimentClient
 from service.cli.experiment.plan_file import read_plan
 from service.cli.experiment.view import listing, medians, note, progress_bar
+from service.cli.running_service import url_option
 
 FORMATS: Final = ("md", "json", "html")
 INTERRUPTED: Final = 130
@@ -18,16 +19,6 @@ INTERRUPTED: Final = 130
 @click.group()
 def experiment() -> None:
     """Measure several models on the same prompts, in random order, and report on it."""
-
-
-_url = click.option(
-    "--url",
-    default="http://127.0.0.1:8000",
-    show_default=True,
-    envvar="TRIPTYCH_URL",
-    show_envvar=True,
-    help="Address of the service.",
-)
 
 
 @experiment.command()
@@ -39,7 +30,7 @@ _url = click.option(
     help="Write the report to this file; its suffix, .html, .md or .json, is the format.",
 )
 @click.option("--detach", is_flag=True, help="Return at once; the service runs it by itself.")
-@_url
+@url_option
 def run(plan: Path, report_file: Path | None, *, detach: bool, url: str) -> None:
     """Run PLAN, a TOML file, and show its progress. Ctrl-C cancels it."""
     form = _format_of(report_file) if report_file else None
@@ -68,7 +59,7 @@ def run(plan: Path, report_file: Path | None, *, detach: bool, url: str) -> None
 
 @experiment.command("list")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
-@_url
+@url_option
 def list_(*, limit: int, url: str) -> None:
     """List the newest experiments."""
     with ExperimentClient(url) as client:
@@ -77,7 +68,7 @@ def list_(*, limit: int, url: str) -> None:
 
 @experiment.command()
 @click.argument("experiment_id", metavar="ID")
-@_url
+@url_option
 def show(experiment_id: str, *, url: str) -> None:
     """Show the state of an experiment, its medians, and why trials failed."""
     console = Console()
@@ -100,7 +91,7 @@ def show(experiment_id: str, *, url: str) -> None:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Default: print it."
 )
-@_url
+@url_option
 def report(
     experiment_id: str,
     *,
@@ -120,7 +111,7 @@ def report(
 
 @experiment.command()
 @click.argument("experiment_id", metavar="ID")
-@_url
+@url_option
 def cancel(experiment_id: str, *, url: str) -> None:
     """Cancel an experiment; what it has measured stays."""
     with ExperimentClient(url) as client:

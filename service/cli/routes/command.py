@@ -9,15 +9,8 @@ import httpx
 from rich.console import Console, RenderableType
 
 from service.cli.routes.view import arms_table, comparisons_table, explanation, listing
+from service.cli.running_service import refusal, unreachable, url_option
 
-_url = click.option(
-    "--url",
-    default="http://127.0.0.1:8000",
-    show_default=True,
-    envvar="TRIPTYCH_URL",
-    show_envvar=True,
-    help="Address of the service.",
-)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _TIMEOUT_S = 60
 
@@ -29,7 +22,7 @@ def routes() -> None:
 
 @routes.command("list")
 @_json
-@_url
+@url_option
 def list_(*, as_json: bool, url: str) -> None:
     """List all routes with their policies and models."""
     found = _get(url, "/v1/routes")
@@ -38,7 +31,7 @@ def list_(*, as_json: bool, url: str) -> None:
 
 @routes.command()
 @click.argument("route_id", metavar="ID")
-@_url
+@url_option
 def show(route_id: str, *, url: str) -> None:
     """Show a route's definition, as JSON that PUT /v1/routes/ID takes."""
     found = _get(url, f"/v1/routes/{quote(route_id, safe='')}")
@@ -50,7 +43,7 @@ def show(route_id: str, *, url: str) -> None:
 @routes.command()
 @click.argument("request_id")
 @_json
-@_url
+@url_option
 def explain(request_id: str, *, as_json: bool, url: str) -> None:
     """Explain which model answered a request and why, and compute the decision again."""
     found = _get(url, f"/v1/records/{quote(request_id, safe='')}/route")
@@ -64,7 +57,7 @@ def explain(request_id: str, *, as_json: bool, url: str) -> None:
 @click.option("--since", help="Begin of the period: RFC 3339 with an offset.")
 @click.option("--until", help="End of the period.")
 @_json
-@_url
+@url_option
 def stats(route_id: str, *, since: str | None, until: str | None, as_json: bool, url: str) -> None:
     """Show what each arm's requests cost, and whether the arms differ."""
     period = {name: at for name, at in (("since", since), ("until", until)) if at is not None}
@@ -90,15 +83,11 @@ def _get(url: str, path: str, query: dict[str, str] | None = None) -> dict[str, 
     try:
         answer = httpx.get(f"{url}{path}", params=query, timeout=_TIMEOUT_S)
     except httpx.HTTPError as error:
-        raise click.ClickException(
-            f"no answer from {url} ({error}); start it with `triptych serve` or name it with --url"
-        ) from error
+        raise unreachable(url, error) from error
+    if answer.is_error:
+        raise refusal(answer)
     try:
         found: dict[str, Any] = answer.json()
-        if answer.is_error:
-            raise click.ClickException(str(found["error"]["message"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise click.ClickException(
-            f"{url}{path} answered {answer.status_code}; is it a Triptych?"
-        ) from error
+    except ValueError:
+        raise refusal(answer) from None
     return found

@@ -34,6 +34,18 @@ class Metric(Struct, frozen=True, kw_only=True):
         return self.measure == "probes"
 
 
+def _time(name: str, title: str, measure: Measure) -> Metric:
+    return Metric(
+        name=name,
+        title=title,
+        unit="ms",
+        measure=measure,
+        less="faster",
+        more="slower",
+        timed=True,
+    )
+
+
 #: By name, in order of a report. `later_turns_ttft_ms` is `ttft_ms` of turns from the second on.
 METRICS: Final[dict[str, Metric]] = {
     metric.name: metric
@@ -47,42 +59,10 @@ METRICS: Final[dict[str, Metric]] = {
             more="more",
             missing="no engine told the bytes of its state",
         ),
-        Metric(
-            name="tpot_ms",
-            title="TPOT",
-            unit="ms",
-            measure="speed",
-            less="faster",
-            more="slower",
-            timed=True,
-        ),
-        Metric(
-            name="ttft_ms",
-            title="TTFT",
-            unit="ms",
-            measure="speed",
-            less="faster",
-            more="slower",
-            timed=True,
-        ),
-        Metric(
-            name="prefill_ms",
-            title="prefill time",
-            unit="ms",
-            measure="speed",
-            less="faster",
-            more="slower",
-            timed=True,
-        ),
-        Metric(
-            name="later_turns_ttft_ms",
-            title="TTFT from the second turn on",
-            unit="ms",
-            measure="turns",
-            less="faster",
-            more="slower",
-            timed=True,
-        ),
+        _time("tpot_ms", "TPOT", "speed"),
+        _time("ttft_ms", "TTFT", "speed"),
+        _time("prefill_ms", "prefill time", "speed"),
+        _time("later_turns_ttft_ms", "TTFT from the second turn on", "turns"),
         Metric(
             name="bits_per_byte",
             title="bits per byte",

@@ -133,15 +133,9 @@ class PromptPair(Struct, frozen=True, kw_only=True):
     b: float
 
 
-class DifferingPrompt(Struct, frozen=True, kw_only=True):
+class DifferingPrompt(PromptPair, frozen=True, kw_only=True):
     """A prompt on which two arms differ much."""
 
-    metric: str
-    arms: tuple[str, str]
-    prompt_id: str
-    context_tokens: int | None
-    a: float
-    b: float
     ratio: float
     text: str | None = None
     """Of the prompt, where it is known."""
